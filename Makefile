@@ -1,0 +1,48 @@
+# Everything needs only Go, git and make; tools come from the Go module proxy.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+# The race detector needs cgo, which needs a C compiler.
+RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
+FILES    = $(shell git ls-files '*.go')
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/portico and bin/portico-demo
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+test: ## run every test, with the race detector, against a real etcd and kube-apiserver
+	@[[ -n "$(RACE)" ]] || echo "make test: no C compiler found, so without the race detector (apt-get install gcc libc6-dev)" >&2
+	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
+	$(GO) test $(RACE) -timeout 15m ./...
+
+verify: ## check format, vet, staticcheck, layering, go.mod and generated files
+	@test/tools/verify.sh
+
+generate: ## write the generated files: config/rbac/role.yaml
+	@dev=$$(test/tools/assets.sh dev); \
+	"$$dev/controller-gen" rbac:roleName=portico paths=./controllers/... output:rbac:dir=config/rbac
+
+bench: ## run the benchmarks of the data path and of compilation
+	$(GO) test -run '^$$' -bench . -benchmem ./router/... ./controllers/... ./tls/...
+
+scale: ## measure 10,000 Ingresses against a real kube-apiserver (minutes)
+	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
+	PORTICO_SCALE=10000 $(GO) test -timeout 60m -count=1 -v -run '^TestScale$$' ./test/envtest
+
+tools: ## build the tools of tests and checks into the cache (about 8 minutes the first time)
+	@test/tools/assets.sh kube; test/tools/assets.sh dev
+
+full: ## everything that is run before an issue is resolved
+	$(MAKE) verify test bench scale
+
+clean: ## remove bin/; the cache of built tools stays
+	rm -rf bin
+
+.PHONY: help build test verify generate bench scale tools full clean

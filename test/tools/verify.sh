@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Checks what no test runs: format, vet, staticcheck, layering, go.mod, and
+# that generated files are what their sources generate. Names every fault
+# before it fails.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+faults=0
+
+# check NAME WAY-OUT COMMAND...: fails if the command fails or prints anything.
+check() {
+	local name=$1 remedy=$2 started=$SECONDS out
+	shift 2
+	if out=$("$@" 2>&1) && [[ -z $out ]]; then
+		echo "ok    $name ($((SECONDS - started)) s)"
+		return
+	fi
+	faults=$((faults + 1))
+	printf 'FAIL  %s: %s\n%s\n' "$name" "$remedy" "$out"
+}
+
+go_files() { git ls-files -z --cached --others --exclude-standard '*.go'; }
+format() { go_files | xargs -0r gofmt -s -l; }
+layering() { go test -count=1 ./test/arch >/dev/null || go test -count=1 ./test/arch; }
+generated() {
+	local fresh
+	fresh=$(mktemp -d)
+	trap 'rm -rf "$fresh"' RETURN
+	"$dev/controller-gen" rbac:roleName=portico paths=./controllers/... "output:rbac:dir=$fresh" &&
+		diff -u config/rbac/role.yaml "$fresh/role.yaml"
+}
+scripts() { git ls-files -z '*.sh' '.ci/run' | xargs -0rn1 bash -n; }
+
+dev=$(test/tools/assets.sh dev) || exit 1
+
+check "gofmt" "run gofmt -s -w on these files" format
+check "go vet" "see below" go vet ./...
+check "staticcheck" "see below" "$dev/staticcheck" ./...
+check "layering" "see docs of test/arch" layering
+check "go.mod" "run go mod tidy" go mod tidy -diff
+check "generated files" "run make generate" generated
+check "scripts" "see below" scripts
+
+((faults == 0)) || { echo "verify: $faults checks failed"; exit 1; }

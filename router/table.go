@@ -1,6 +1,10 @@
 package router
 
 import (
+	"maps"
+	"slices"
+
+	"github.com/portico-ingress/portico/router/diag"
 	"github.com/portico-ingress/portico/router/policy"
 )
 
@@ -48,4 +52,56 @@ type Decision struct {
 	// TLSPolicy is the TLS policy of the request's host, to be compared with
 	// the connection's.
 	TLSPolicy string
+}
+
+// TLSClaim says where a host's certificate comes from.
+type TLSClaim struct {
+	Origin Origin // the Ingress whose spec.tls entry won
+	Field  string
+	// Secret is the name in the Origin's namespace; empty: the default
+	// certificate.
+	Secret string
+}
+
+// Table is a compiled, immutable routing table. Safe for concurrent use.
+type Table struct {
+	generation uint64
+	hosts      map[string]*host // by name: exact, "*.suffix" and "" for host-less rules
+	// wildcards has the hosts "*.example.com" again under ".example.com", so
+	// that a lookup needs no new string.
+	wildcards      map[string]*host
+	global         *Route
+	backends       []Backend
+	problems       map[string][]diag.Problem // by host
+	globalProblems []diag.Problem
+}
+
+func emptyTable() *Table {
+	return &Table{hosts: map[string]*host{}, wildcards: map[string]*host{}, problems: map[string][]diag.Problem{}}
+}
+
+// clone copies the maps, not the hosts.
+func (t *Table) clone(generation uint64) *Table {
+	next := *t
+	next.generation = generation
+	next.hosts = maps.Clone(t.hosts)
+	next.wildcards = maps.Clone(t.wildcards)
+	next.problems = maps.Clone(t.problems)
+	return &next
+}
+
+// Generation counts the tables of one Builder; it never goes back.
+func (t *Table) Generation() uint64 { return t.generation }
+
+// Backends returns the pool that each Route.Pool stands for; unused indexes
+// hold the zero Backend. The caller must not write to it.
+func (t *Table) Backends() []Backend { return t.backends }
+
+// Problems returns what compilation found, sorted.
+func (t *Table) Problems() []diag.Problem {
+	all := slices.Clone(t.globalProblems)
+	for _, ps := range t.problems {
+		all = append(all, ps...)
+	}
+	return diag.Sort(all)
 }

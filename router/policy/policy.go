@@ -6,6 +6,11 @@
 // hint for an unknown annotation all come from it.
 package policy
 
+import (
+	"strconv"
+	"strings"
+)
+
 // Switch is a setting with three values, so that "not said" stays apart from
 // "off".
 type Switch uint8
@@ -37,3 +42,18 @@ type Policy struct {
 	// it unprotected would fail open. Empty: serve. The answer is 503.
 	Refuse string
 }
+
+// String lists what differs from the default, e.g. "ssl-redirect=off".
+func (p Policy) String() string {
+	var parts []string
+	if p.SSLRedirect != Default {
+		parts = append(parts, "ssl-redirect="+p.SSLRedirect.String())
+	}
+	if p.Refuse != "" {
+		parts = append(parts, "refused="+strconv.Quote(p.Refuse))
+	}
+	return strings.Join(parts, " ")
+}
+
+// String returns "default", "off" or "on".
+func (s Switch) String() string { return [...]string{"default", "off", "on"}[s] }

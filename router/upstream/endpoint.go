@@ -44,6 +44,11 @@ type State struct {
 	// Reason says in a sentence why there is nothing to serve from, e.g.
 	// "Service shop/web does not exist"; empty if there is.
 	Reason string
+	// Misconfigured tells that Reason is a fault in the configuration (no
+	// such Service or port), not in the health of the backend; Remedy says
+	// what to do about it.
+	Misconfigured bool
+	Remedy        string
 	// AppProtocol is the port's appProtocol, "" if not given.
 	AppProtocol string
 }

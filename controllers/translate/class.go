@@ -1,0 +1,104 @@
+package translate
+
+import (
+	"fmt"
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+)
+
+// ClassAnnotation is the way in which Ingresses named their class before
+// spec.ingressClassName.
+const ClassAnnotation = "kubernetes.io/ingress.class"
+
+// defaultClassAnnotation marks an IngressClass as the cluster's default.
+const defaultClassAnnotation = "ingressclass.kubernetes.io/is-default-class"
+
+// Classes knows which Ingresses are ours. Immutable.
+type Classes struct {
+	opts        Options
+	controllers map[string]string // spec.controller by class name
+	defaultOurs bool
+}
+
+// NewClasses reads all IngressClasses of the cluster or folder.
+func NewClasses(opts Options, all []*networkingv1.IngressClass) *Classes {
+	c := &Classes{opts: opts, controllers: map[string]string{}}
+	for _, class := range all {
+		c.controllers[class.Name] = class.Spec.Controller
+		if class.Annotations[defaultClassAnnotation] == "true" && c.isOurs(class.Name) {
+			c.defaultOurs = true
+		}
+	}
+	return c
+}
+
+func (c *Classes) isOurs(class string) bool {
+	return slices.Contains(c.opts.controllerNames(), c.controllers[class])
+}
+
+// Names returns the classes that are ours, sorted.
+func (c *Classes) Names() []string {
+	var names []string
+	for name := range c.controllers {
+		if c.isOurs(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Foreign reports whether the class of an Ingress is ours only because a
+// controller name of another project was added to --controller-name.
+func (c *Classes) Foreign(ing *networkingv1.Ingress) bool {
+	name, _ := className(ing)
+	controller := c.controllers[name]
+	return controller != "" && controller != DefaultControllerName
+}
+
+// className returns the class that an Ingress names; spec.ingressClassName
+// goes before the old annotation.
+func className(ing *networkingv1.Ingress) (name string, annotation bool) {
+	if n := ing.Spec.IngressClassName; n != nil {
+		return *n, false
+	}
+	return ing.Annotations[ClassAnnotation], true
+}
+
+// Ours reports whether an Ingress is ours to serve, and in words why or why
+// not.
+//
+// In a folder there is no admission to fill in a default class, and often no
+// IngressClass at all: there, an Ingress without class is ours if the default
+// class is or if the folder holds no IngressClass, and without any IngressClass
+// a class name restricts nothing.
+func (c *Classes) Ours(ing *networkingv1.Ingress) (ours bool, why string) {
+	name, annotation := className(ing)
+	controller, exists := c.controllers[name]
+	switch {
+	case name == "":
+		return c.oursWithoutClass()
+	case c.opts.Folder && len(c.controllers) == 0:
+		return true, fmt.Sprintf("the folder holds no IngressClass, so class %q restricts nothing", name)
+	case annotation && !c.isOurs(name):
+		return false, fmt.Sprintf("annotation %s is %q, which is none of our classes", ClassAnnotation, name)
+	case !exists:
+		return false, fmt.Sprintf("IngressClass %q does not exist", name)
+	case !c.isOurs(name):
+		return false, fmt.Sprintf("IngressClass %q belongs to controller %q; --controller-name=%s would serve it", name, controller, controller)
+	}
+	return true, fmt.Sprintf("IngressClass %q has controller %q", name, controller)
+}
+
+func (c *Classes) oursWithoutClass() (bool, string) {
+	switch {
+	case c.opts.WatchWithoutClass:
+		return true, "it names no class, and --watch-without-class is on"
+	case c.opts.Folder && c.defaultOurs:
+		return true, "it names no class, and the default class is ours"
+	case c.opts.Folder && len(c.controllers) == 0:
+		return true, "it names no class, and the folder holds no IngressClass"
+	}
+	return false, "it names no class; set spec.ingressClassName, or start with --watch-without-class"
+}

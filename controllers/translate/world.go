@@ -1,0 +1,160 @@
+package translate
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/diag"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+// Certificate translates a Secret: a certificate, or in words why it holds
+// none. Any type of Secret with tls.crt and tls.key will do.
+func Certificate(s *corev1.Secret) (*certstore.Certificate, string) {
+	c, err := certstore.Parse(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		return nil, err.Error()
+	}
+	return c, ""
+}
+
+// Objects is a whole picture of a cluster or folder.
+type Objects struct {
+	Ingresses []*networkingv1.Ingress
+	Classes   []*networkingv1.IngressClass
+	Services  []*corev1.Service
+	Slices    []*discoveryv1.EndpointSlice
+	Endpoints []*corev1.Endpoints //nolint:staticcheck // the old form is still what people write by hand
+	Secrets   []*corev1.Secret
+}
+
+// Entry is one Ingress that is ours.
+type Entry struct {
+	Ingress  *router.Ingress
+	Problems []diag.Problem
+}
+
+// Skipped is one Ingress that is not ours.
+type Skipped struct {
+	Object diag.Ref
+	Why    string
+}
+
+// World is a whole picture, translated.
+type World struct {
+	Entries        []Entry
+	Skipped        []Skipped
+	Pools          map[upstream.Key]*upstream.State // those that Ingresses lead to, and Options' default
+	Certificates   map[certstore.SecretRef]*certstore.Certificate
+	SecretProblems map[certstore.SecretRef]string // Secrets without a usable certificate
+	Problems       []diag.Problem                 // of objects other than Ingresses
+}
+
+// All translates everything at once: folder mode and explain. extra are pools
+// wanted besides those of the Ingresses.
+func All(opts Options, o *Objects, extra ...upstream.Key) *World {
+	w := &World{
+		Pools:          map[upstream.Key]*upstream.State{},
+		Certificates:   map[certstore.SecretRef]*certstore.Certificate{},
+		SecretProblems: map[certstore.SecretRef]string{},
+	}
+	classes := NewClasses(opts, o.Classes)
+	services := newServiceIndex(o)
+	for _, k := range extra {
+		w.addPool(opts, services, k)
+	}
+	for _, in := range o.Ingresses {
+		ours, why := classes.Ours(in)
+		if !ours {
+			w.Skipped = append(w.Skipped, Skipped{Object: Ref(in), Why: why})
+			continue
+		}
+		ing, problems := Ingress(in)
+		for _, k := range Backends(ing) {
+			w.addPool(opts, services, k)
+		}
+		problems = append(problems, BackendProblems(ing, func(k upstream.Key) *upstream.State { return w.Pools[k] })...)
+		w.Entries = append(w.Entries, Entry{Ingress: ing, Problems: diag.Sort(problems)})
+	}
+	for _, s := range o.Secrets {
+		ref := certstore.SecretRef{Namespace: s.Namespace, Name: s.Name}
+		if c, why := Certificate(s); c != nil {
+			w.Certificates[ref] = c
+		} else {
+			w.SecretProblems[ref] = why
+		}
+	}
+	w.Problems = diag.Sort(w.Problems)
+	return w
+}
+
+func (w *World) addPool(opts Options, services *serviceIndex, k upstream.Key) {
+	if _, done := w.Pools[k]; done {
+		return
+	}
+	name := objectName{k.Namespace, k.Service}
+	state, problems := Pool(opts, k, services.services[name], services.slices[name])
+	w.Pools[k] = state
+	w.Problems = append(w.Problems, problems...)
+}
+
+type objectName struct{ namespace, name string }
+
+// serviceIndex finds Services and their slices by name.
+type serviceIndex struct {
+	services map[objectName]*corev1.Service
+	slices   map[objectName][]*discoveryv1.EndpointSlice
+}
+
+func newServiceIndex(o *Objects) *serviceIndex {
+	x := &serviceIndex{services: map[objectName]*corev1.Service{}, slices: map[objectName][]*discoveryv1.EndpointSlice{}}
+	for _, s := range o.Services {
+		x.services[objectName{s.Namespace, s.Name}] = s
+	}
+	for _, s := range o.Slices {
+		name := objectName{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
+		x.slices[name] = append(x.slices[name], s)
+	}
+	for _, e := range o.Endpoints {
+		name := objectName{e.Namespace, e.Name}
+		if len(x.slices[name]) == 0 { // in a cluster, Endpoints are mirrored into slices
+			x.slices[name] = mirror(e)
+		}
+	}
+	return x
+}
+
+// mirror turns Endpoints into EndpointSlices, as the EndpointSlice mirroring
+// controller does in a cluster.
+func mirror(e *corev1.Endpoints) []*discoveryv1.EndpointSlice { //nolint:staticcheck // see Objects
+	var out []*discoveryv1.EndpointSlice
+	for _, subset := range e.Subsets {
+		s := &discoveryv1.EndpointSlice{ObjectMeta: e.ObjectMeta, AddressType: discoveryv1.AddressTypeIPv4}
+		for _, p := range subset.Ports {
+			s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: &p.Name, Port: &p.Port, Protocol: &p.Protocol, AppProtocol: p.AppProtocol})
+			if p.Protocol == "" {
+				s.Ports[len(s.Ports)-1].Protocol = nil
+			}
+		}
+		add := func(addrs []corev1.EndpointAddress, ready bool) { //nolint:staticcheck // see Objects
+			for _, a := range addrs {
+				if strings.Contains(a.IP, ":") {
+					s.AddressType = discoveryv1.AddressTypeIPv6
+				}
+				s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
+					Addresses: []string{a.IP}, NodeName: a.NodeName, TargetRef: a.TargetRef,
+					Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+				})
+			}
+		}
+		add(subset.Addresses, true)
+		add(subset.NotReadyAddresses, false)
+		out = append(out, s)
+	}
+	return out
+}

@@ -1,0 +1,158 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/portico-ingress/portico/router/diag"
+)
+
+// Prefixes of annotations, in the order in which they win: a key under the
+// first hides the same key under the second.
+const (
+	Prefix      = "portico.dev/"
+	NginxPrefix = "nginx.ingress.kubernetes.io/"
+)
+
+// Reasons of the problems with annotations.
+const (
+	ReasonInvalid    diag.Reason = "InvalidAnnotation"
+	ReasonUnknown    diag.Reason = "UnknownAnnotation"
+	ReasonIgnored    diag.Reason = "AnnotationIgnored"
+	ReasonUnenforced diag.Reason = "ProtectionNotEnforced"
+)
+
+// Key is one annotation that a route understands, under either prefix.
+type Key struct {
+	Name string // without prefix
+	Doc  string // one line
+	set  func(p *Policy, value string) error
+}
+
+// Keys is every annotation that is understood, sorted by name: the single
+// source of parser, documentation and hints.
+var Keys = []Key{
+	{"ssl-redirect", `"true" (default) or "false": answer plaintext requests for a host with TLS by 308 to https`,
+		func(p *Policy, v string) error { return setSwitch(&p.SSLRedirect, v) }},
+}
+
+func setSwitch(s *Switch, value string) error {
+	on, err := strconv.ParseBool(value)
+	if err != nil {
+		return fmt.Errorf(`%q is neither "true" nor "false"`, value)
+	}
+	*s = Off
+	if on {
+		*s = On
+	}
+	return nil
+}
+
+// protective are the ingress-nginx annotations that restrict who may use a
+// route. None is enforced yet, so a route that asks for one is refused: it must
+// not fail open. The value is one that asks for nothing.
+var protective = map[string]string{
+	"auth-secret":             "",
+	"auth-tls-match-cn":       "",
+	"auth-tls-secret":         "",
+	"auth-tls-verify-client":  "off",
+	"auth-type":               "",
+	"auth-url":                "",
+	"allowlist-source-range":  "",
+	"denylist-source-range":   "",
+	"enable-modsecurity":      "false",
+	"enable-owasp-core-rules": "false",
+	"modsecurity-snippet":     "",
+	"whitelist-source-range":  "",
+}
+
+// Parse reads a policy from the annotations of one object. Problems carry
+// field, reason, message and remedy; the caller adds the object. A malformed
+// value leaves the default.
+func Parse(annotations map[string]string) (Policy, []diag.Problem) {
+	var p Policy
+	var problems []diag.Problem
+	for _, k := range Keys {
+		for _, prefix := range []string{Prefix, NginxPrefix} {
+			value, ok := annotations[prefix+k.Name]
+			if !ok {
+				continue
+			}
+			if err := k.set(&p, strings.TrimSpace(value)); err != nil {
+				problems = append(problems, diag.Problem{
+					Field: field(prefix + k.Name), Reason: ReasonInvalid,
+					Message: fmt.Sprintf("annotation %s: %v; the default is used", prefix+k.Name, err), Remedy: "It takes " + k.Doc,
+				})
+			}
+			break
+		}
+	}
+	problems = append(problems, unknown(annotations)...)
+	if keys := unenforced(annotations); len(keys) > 0 {
+		p.Refuse = "a protection that the Ingress asks for is not enforced"
+		problems = append(problems, diag.Problem{
+			Field: "metadata.annotations", Reason: ReasonUnenforced,
+			Message: fmt.Sprintf("%s ask for a protection that is not supported; the routes of this Ingress answer 503 rather than being served unprotected", strings.Join(keys, ", ")),
+			Remedy:  "Remove the annotations to serve the routes without that protection",
+		})
+	}
+	return p, problems
+}
+
+// unknown reports keys under our prefix that do not exist, and in one problem
+// the ingress-nginx keys that have no effect here.
+func unknown(annotations map[string]string) []diag.Problem {
+	var problems []diag.Problem
+	var ignored []string
+	for _, name := range slices.Sorted(maps.Keys(annotations)) {
+		if key, ok := strings.CutPrefix(name, Prefix); ok && !known(key) {
+			problems = append(problems, diag.Problem{
+				Field: field(name), Reason: ReasonUnknown,
+				Message: fmt.Sprintf("annotation %s does not exist", name), Remedy: "Known are " + keyNames(),
+			})
+		}
+		if key, ok := strings.CutPrefix(name, NginxPrefix); ok && !known(key) && !isProtective(key) {
+			ignored = append(ignored, name)
+		}
+	}
+	if len(ignored) > 0 {
+		problems = append(problems, diag.Problem{
+			Field: "metadata.annotations", Reason: ReasonIgnored,
+			Message: strings.Join(ignored, ", ") + " have no effect here", Remedy: "Remove them, or check that the routes work without them",
+		})
+	}
+	return problems
+}
+
+func unenforced(annotations map[string]string) []string {
+	var keys []string
+	for _, key := range slices.Sorted(maps.Keys(protective)) {
+		name := NginxPrefix + key
+		if value, ok := annotations[name]; ok && strings.TrimSpace(value) != "" && strings.TrimSpace(value) != protective[key] {
+			keys = append(keys, name)
+		}
+	}
+	return keys
+}
+
+func isProtective(key string) bool {
+	_, ok := protective[key]
+	return ok
+}
+
+func known(key string) bool {
+	return slices.ContainsFunc(Keys, func(k Key) bool { return k.Name == key })
+}
+
+func keyNames() string {
+	var names []string
+	for _, k := range Keys {
+		names = append(names, Prefix+k.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func field(annotation string) string { return "metadata.annotations[" + annotation + "]" }

@@ -9,7 +9,6 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The race detector needs cgo, which needs a C compiler.
 RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
-FILES    = $(shell git ls-files '*.go')
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -6,11 +6,11 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 faults=0
 
-# check NAME WAY-OUT COMMAND...: fails if the command fails or prints anything.
+# check NAME WAY-OUT COMMAND...: counts a fault if the command fails.
 check() {
 	local name=$1 remedy=$2 started=$SECONDS out
 	shift 2
-	if out=$("$@" 2>&1) && [[ -z $out ]]; then
+	if out=$("$@" 2>&1); then
 		echo "ok    $name ($((SECONDS - started)) s)"
 		return
 	fi
@@ -19,8 +19,10 @@ check() {
 }
 
 go_files() { git ls-files -z --cached --others --exclude-standard '*.go'; }
-format() { go_files | xargs -0r gofmt -s -l; }
-layering() { go test -count=1 ./test/arch >/dev/null || go test -count=1 ./test/arch; }
+format() {
+	local unformatted
+	unformatted=$(go_files | xargs -0r gofmt -s -l) && [[ -z $unformatted ]] || { echo "$unformatted"; return 1; }
+}
 generated() {
 	local fresh
 	fresh=$(mktemp -d)
@@ -35,7 +37,7 @@ dev=$(test/tools/assets.sh dev) || exit 1
 check "gofmt" "run gofmt -s -w on these files" format
 check "go vet" "see below" go vet ./...
 check "staticcheck" "see below" "$dev/staticcheck" ./...
-check "layering" "see docs of test/arch" layering
+check "layering" "move the import, or argue the floor plan in test/arch" go test -count=1 ./test/arch
 check "go.mod" "run go mod tidy" go mod tidy -diff
 check "generated files" "run make generate" generated
 check "scripts" "see below" scripts

@@ -1,0 +1,197 @@
+package status
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portico-ingress/portico/router/diag"
+)
+
+const (
+	// maxMessage is the apiserver's limit of an Event's note, in bytes.
+	maxMessage = 1024
+	// maxName is the apiserver's limit of an object's name.
+	maxName = 253
+	// component is the Events' source, as kubectl describe shows it.
+	component = "portico"
+)
+
+// events writes one Event per object generation, reason and field. The Event's
+// name follows from these, so that a restarted process or another leader finds
+// it there already.
+type events struct {
+	// const after newEvents
+	client   client.Client
+	problems Problems
+	pace     *rate.Limiter
+	log      logr.Logger
+
+	// written are the names of the Events of current problems that need no
+	// further attempt. Owned by Start.
+	written map[string]struct{}
+}
+
+func newEvents(c client.Client, opts Options) *events {
+	return &events{
+		client:   c,
+		problems: opts.Problems,
+		pace:     rate.NewLimiter(10, 50),
+		log:      opts.Log,
+		written:  make(map[string]struct{}),
+	}
+}
+
+// NeedLeaderElection says that Events are written by one replica.
+func (*events) NeedLeaderElection() bool { return true }
+
+// retryAfter is how long to wait when the apiserver did not take an Event.
+const retryAfter = 5 * time.Second
+
+// Start writes Events until ctx ends.
+func (e *events) Start(ctx context.Context) error {
+	for {
+		changed := e.problems.Changed()
+		var again <-chan time.Time
+		if !e.write(ctx, changed) {
+			again = time.After(retryAfter)
+		}
+		select {
+		case <-changed:
+		case <-again:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// write writes the Events of the current problems. It returns early when the
+// problems change, so that nobody is told of what is mended meanwhile, and
+// reports false if something is left to be tried again.
+func (e *events) write(ctx context.Context, changed <-chan struct{}) bool {
+	current := make(map[string]diag.Problem)
+	var names []string
+	for _, p := range e.problems.Problems() {
+		name := eventName(p)
+		if _, ok := current[name]; !ok {
+			names = append(names, name)
+			current[name] = p
+		}
+	}
+	for name := range e.written {
+		if _, ok := current[name]; !ok {
+			delete(e.written, name)
+		}
+	}
+	complete := true
+	for _, name := range names {
+		if _, ok := e.written[name]; ok {
+			continue
+		}
+		if e.pace.Wait(ctx) != nil {
+			return true
+		}
+		if e.create(ctx, name, current[name]) {
+			e.written[name] = struct{}{}
+		} else {
+			complete = false
+		}
+		select {
+		case <-changed:
+			return true
+		default:
+		}
+	}
+	return complete
+}
+
+// create reports whether the Event is there, or never can be.
+func (e *events) create(ctx context.Context, name string, p diag.Problem) bool {
+	err := e.client.Create(ctx, newEvent(name, p, time.Now()))
+	switch {
+	case err == nil, apierrors.IsAlreadyExists(err):
+		return true
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsNotFound(err), apierrors.IsBadRequest(err):
+		// Forbidden is also a namespace on its way out.
+		e.log.Info("the apiserver refuses an Event", "problem", p.String(), "error", err.Error())
+		return true
+	}
+	e.log.V(1).Info("writing an Event failed, will try again", "problem", p.String(), "error", err.Error())
+	return false
+}
+
+func newEvent(name string, p diag.Problem, now time.Time) *corev1.Event {
+	at := metav1.NewTime(now)
+	return &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: eventNamespace(p), Name: name},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: apiVersions[p.Object.Kind],
+			Kind:       p.Object.Kind,
+			Namespace:  p.Object.Namespace,
+			Name:       p.Object.Name,
+			UID:        types.UID(p.Object.UID),
+			FieldPath:  p.Field,
+		},
+		Type:                corev1.EventTypeWarning,
+		Reason:              string(p.Reason),
+		Message:             message(p),
+		Source:              corev1.EventSource{Component: component},
+		ReportingController: component,
+		FirstTimestamp:      at,
+		LastTimestamp:       at,
+		Count:               1,
+	}
+}
+
+var apiVersions = map[string]string{
+	"Ingress":       "networking.k8s.io/v1",
+	"IngressClass":  "networking.k8s.io/v1",
+	"Service":       "v1",
+	"Secret":        "v1",
+	"EndpointSlice": "discovery.k8s.io/v1",
+}
+
+// eventNamespace is where the Event lives: Events of cluster-scoped objects
+// are in the namespace default.
+func eventNamespace(p diag.Problem) string {
+	return cmp.Or(p.Object.Namespace, metav1.NamespaceDefault)
+}
+
+// eventName is the same for the same object, generation, reason and field.
+func eventName(p diag.Problem) string {
+	o := p.Object
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %d %q %q", o.Kind, o.Namespace, o.Name, o.UID, p.Generation, p.Reason, p.Field))
+	suffix := "." + hex.EncodeToString(sum[:8])
+	prefix := o.Name[:min(len(o.Name), maxName-len(suffix))]
+	return strings.TrimRight(prefix, ".-") + suffix
+}
+
+// message is field and text, cut between runes to what an Event holds.
+func message(p diag.Problem) string {
+	text := p.Text()
+	if p.Field != "" {
+		text = p.Field + ": " + text
+	}
+	if len(text) <= maxMessage {
+		return text
+	}
+	const ellipsis = "…"
+	cut := maxMessage - len(ellipsis)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + ellipsis
+}

@@ -1,0 +1,187 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/portico-ingress/portico/router/wire"
+)
+
+// Timeouts of the way to a backend. Zero fields take their defaults.
+type Timeouts struct {
+	// Connect bounds reaching one endpoint, name resolution included.
+	// Default: 5 s.
+	Connect time.Duration
+	// Head bounds the wait for the head of the response, from the last byte
+	// of the request that was sent. Default: 60 s.
+	Head time.Duration
+	// Stall bounds the time between two reads or writes that get on.
+	// Default: 60 s.
+	Stall time.Duration
+	// KeepAlive bounds how long a connection waits unused for the next
+	// request. Default: 55 s, under the 60 s of common servers so that it is
+	// we who close.
+	KeepAlive time.Duration
+}
+
+// Options of a Registry. The zero value is what a cluster needs.
+type Options struct {
+	// NewBalancer makes the Balancer of a pool. Default: NewRoundRobin.
+	NewBalancer func() Balancer
+	// Policy says which addresses may be dialled.
+	Policy DialPolicy
+	// Resolver resolves Endpoint.Host. Default: one on /etc/resolv.conf.
+	Resolver *Resolver
+	Timeouts Timeouts
+	// Limits of response heads. Default: wire.DefaultLimits.
+	Limits wire.Limits
+	// MaxIdle is the number of unused connections kept per address.
+	// Default: 128.
+	MaxIdle int
+	// Attempts is the number of endpoints tried for one request before it
+	// fails. Default: 3.
+	Attempts int
+}
+
+// Registry holds every pool and the connections to every address. Setting the
+// endpoints of a pool disturbs no request in flight. Safe for concurrent use.
+type Registry struct {
+	opts Options // const after NewRegistry
+	dial func(context.Context, netip.AddrPort) (net.Conn, error)
+
+	mu     sync.Mutex // protects the following
+	pools  map[Key]*Pool
+	addrs  map[addrKey]*address
+	closed bool
+}
+
+// NewRegistry returns an empty Registry.
+func NewRegistry(opts Options) *Registry {
+	if opts.NewBalancer == nil {
+		opts.NewBalancer = NewRoundRobin
+	}
+	if opts.Resolver == nil {
+		opts.Resolver = new(Resolver)
+	}
+	if opts.Limits == (wire.Limits{}) {
+		opts.Limits = wire.DefaultLimits
+	}
+	t := &opts.Timeouts
+	t.Connect = or(t.Connect, 5*time.Second)
+	t.Head = or(t.Head, time.Minute)
+	t.Stall = or(t.Stall, time.Minute)
+	t.KeepAlive = or(t.KeepAlive, 55*time.Second)
+	opts.MaxIdle = cmp.Or(opts.MaxIdle, 128)
+	opts.Attempts = cmp.Or(opts.Attempts, 3)
+	return &Registry{
+		opts:  opts,
+		dial:  dialTCP,
+		pools: make(map[Key]*Pool),
+		addrs: make(map[addrKey]*address),
+	}
+}
+
+func dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", ap.String())
+}
+
+// Pool returns the pool of that name, a new one without endpoints if need be.
+func (r *Registry) Pool(k Key) *Pool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pool(k)
+}
+
+func (r *Registry) pool(k Key) *Pool {
+	p := r.pools[k]
+	if p == nil {
+		p = &Pool{key: k, balancer: r.opts.NewBalancer(), reg: r}
+		p.live.Store(&live{state: &State{Reason: "Service " + k.Namespace + "/" + k.Service + " is not known yet"}})
+		r.pools[k] = p
+	}
+	return p
+}
+
+// Set replaces the endpoints of a pool, which is made if need be. s must not be
+// written afterwards. Requests in flight at an endpoint that is gone finish;
+// its unused connections close, unless another pool has it too.
+func (r *Registry) Set(k Key, s *State) {
+	usable := s.Usable()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.pool(k)
+	next := &live{state: s, targets: make([]*Target, len(usable))}
+	for i, e := range usable {
+		next.targets[i] = &Target{Endpoint: e, addr: r.acquire(e)}
+	}
+	r.release(p.live.Swap(next))
+}
+
+// Retain forgets every pool that is not in keep. A pool that a request still
+// holds goes on serving it.
+func (r *Registry) Retain(keep map[Key]struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, p := range r.pools {
+		if _, ok := keep[k]; !ok {
+			delete(r.pools, k)
+			r.release(p.live.Load())
+		}
+	}
+}
+
+// Keys returns the names of all pools, in no order.
+func (r *Registry) Keys() []Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keys := make([]Key, 0, len(r.pools))
+	for k := range r.pools {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// Close closes unused connections, and every other one when its request ends.
+func (r *Registry) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	for _, a := range r.addrs {
+		a.retire()
+	}
+}
+
+// acquire returns the address of e with one more user. The caller holds r.mu.
+func (r *Registry) acquire(e Endpoint) *address {
+	k := addrKey{addr: e.Addr, host: e.Host}
+	if e.Host != "" {
+		k.addr = netip.AddrPortFrom(netip.Addr{}, e.Port)
+	}
+	a := r.addrs[k]
+	if a == nil {
+		a = &address{key: k, name: k.String(), reg: r, retired: r.closed}
+		r.addrs[k] = a
+	}
+	a.refs++
+	return a
+}
+
+// release takes one user from each address of l. The caller holds r.mu.
+func (r *Registry) release(l *live) {
+	for _, t := range l.targets {
+		a := t.addr
+		if a.refs--; a.refs > 0 {
+			continue
+		}
+		delete(r.addrs, a.key)
+		a.retire()
+		if a.key.host != "" {
+			r.opts.Resolver.Forget(a.key.host)
+		}
+	}
+}

@@ -1,0 +1,173 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/router/wire"
+)
+
+// Request is what is sent to a backend, ready for the wire: nothing is added
+// but Host, framing and, with Upgrade, the two upgrade fields.
+type Request struct {
+	Method string
+	Target string // origin-form, or "*"
+	Host   string
+	// Fields are valid, without Host, Content-Length, Transfer-Encoding,
+	// Connection, Upgrade and Expect.
+	Fields view.Fields
+	// Length of the body; 0 for none, -1 if only its end will tell.
+	Length int64
+	Body   Body // nil exactly if Length is 0
+	// Upgrade is the protocol that the client offers to switch to, or "".
+	Upgrade string
+	// Continue asks the backend for "100 Continue" before the body. The body
+	// is sent when the client sends it, with or without.
+	Continue bool
+	// Informational is called for each 1xx response but 101, and for 100 only
+	// with Continue. Its error ends the request. May be nil.
+	Informational func(status int, fields view.Fields) error
+}
+
+// Body is a request body on its way through. Read is called from a goroutine
+// of its own while the response is read; Close from another one.
+type Body interface {
+	// Read is io.Reader's. The data need not fill p; io.EOF may come with the
+	// last of it.
+	Read(p []byte) (int, error)
+	// Trailers returns the trailer fields once Read has returned io.EOF.
+	Trailers() view.Fields
+	// Close makes Read return an error, at once and from then on.
+	Close() error
+}
+
+// idempotent are the methods of RFC 9110 §9.2.2.
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE":
+		return true
+	}
+	return false
+}
+
+func (r *Request) appendHead(b []byte) []byte {
+	b = wire.AppendRequestLine(b, r.Method, r.Target)
+	b = wire.AppendField(b, "Host", r.Host)
+	b = wire.AppendFields(b, r.Fields)
+	if r.Upgrade != "" {
+		b = wire.AppendField(b, "Connection", "Upgrade")
+		b = wire.AppendField(b, "Upgrade", r.Upgrade)
+	}
+	if r.Continue {
+		b = wire.AppendField(b, "Expect", "100-continue")
+	}
+	if r.Length != 0 || wantsLength(r.Method) {
+		b = wire.AppendFraming(b, r.Length)
+	}
+	return wire.AppendEnd(b)
+}
+
+// wantsLength reports whether a request without a body says so by
+// "Content-Length: 0" (RFC 9110 §8.6).
+func wantsLength(method string) bool {
+	return method == "POST" || method == "PUT" || method == "PATCH"
+}
+
+// maxAttempts bounds Options.Attempts, so that the list of what was tried needs
+// no allocation.
+const maxAttempts = 8
+
+// Do sends req to an endpoint of the pool and returns when the head of the
+// final response is there; the request body may still be on its way. The caller
+// must Close the response. Errors are *Error.
+//
+// An endpoint that cannot be connected to is passed over for another one. A
+// request is never sent twice, but for one case: an old connection that the
+// backend has closed in the meantime, with a request that was not sent or does
+// no harm sent twice (RFC 9110 §9.2.2).
+func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
+	l := p.live.Load()
+	attempts := min(p.reg.opts.Attempts, maxAttempts)
+	var tried [maxAttempts]*Target
+	last := &Error{Kind: NoEndpoint, Err: errors.New(orReason(l.state.Reason))}
+	for n := range attempts {
+		t := p.pick(l, tried[:n])
+		if t == nil {
+			break
+		}
+		tried[n] = t
+		resp, err := t.addr.roundTrip(ctx, req)
+		if err == nil {
+			resp.Attempts = n + 1
+			return resp, nil
+		}
+		last = err
+		last.Attempts = n + 1
+		if !err.dialing {
+			break
+		}
+	}
+	return nil, last
+}
+
+func orReason(s string) string {
+	if s == "" {
+		return "no endpoint is ready"
+	}
+	return s
+}
+
+// roundTrip uses an old connection if there is one, else a new one.
+func (a *address) roundTrip(ctx context.Context, req *Request) (*Response, *Error) {
+	a.inFlight.Add(1)
+	if c := a.take(ctx); c != nil {
+		resp, err := c.exchange(ctx, req)
+		if err == nil {
+			return resp, nil
+		}
+		if !err.replay {
+			a.inFlight.Add(-1)
+			return nil, err
+		}
+	}
+	c, err := a.connect(ctx)
+	if err == nil {
+		var resp *Response
+		if resp, err = c.exchange(ctx, req); err == nil {
+			return resp, nil
+		}
+	}
+	a.inFlight.Add(-1)
+	return nil, err
+}
+
+// exchange sends the head, starts the body and waits for the response's head.
+func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
+	c.lend()
+	resp := &Response{Endpoint: c.addr.name, conn: c, req: req, ctx: ctx}
+	resp.stop = context.AfterFunc(ctx, c.close)
+	timeouts := &c.addr.reg.opts.Timeouts
+	now := time.Now()
+	c.nc.SetWriteDeadline(now.Add(timeouts.Stall))
+	c.nc.SetReadDeadline(now.Add(timeouts.Head))
+	head := req.appendHead(c.buf[:0]) // free until the response comes
+	n, err := c.nc.Write(head)
+	if err != nil {
+		e := resp.fail(err)
+		e.replay = c.reused && n == 0 && e.Kind == Broken
+		return nil, e
+	}
+	if req.Length != 0 {
+		resp.upload = newUpload(resp)
+		go resp.upload.run()
+	}
+	if err := resp.readHead(); err != nil {
+		silent := c.w == 0 && !resp.informed
+		e := resp.fail(err)
+		e.replay = c.reused && silent && e.Kind == Broken && req.Length == 0 && idempotent(req.Method)
+		return nil, e
+	}
+	return resp, nil
+}

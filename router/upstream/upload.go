@@ -1,0 +1,123 @@
+package upstream
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/portico-ingress/portico/router/wire"
+)
+
+// upload carries the request body to the backend while the response is read.
+type upload struct {
+	resp *Response
+	// taken is set when the last of the body has been read from the client.
+	taken atomic.Bool
+	// broken is set when reading the body has failed.
+	broken atomic.Bool
+	done   chan struct{} // closed at the end; guards the following
+	// bodyErr is what reading the body failed with, writeErr what sending it
+	// failed with. At most one is set.
+	bodyErr  error
+	writeErr error
+	// cutOff is set by finish when it was we who ended the body.
+	cutOff bool
+}
+
+func newUpload(r *Response) *upload {
+	return &upload{resp: r, done: make(chan struct{})}
+}
+
+func (u *upload) run() {
+	defer close(u.done)
+	p := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(p)
+	if u.resp.req.Length < 0 {
+		u.copyChunked(p[:])
+	} else {
+		u.copyLength(p[:])
+	}
+	if u.bodyErr != nil {
+		u.broken.Store(true)
+		u.resp.conn.close() // the backend must see that the request did not end
+	}
+}
+
+func (u *upload) copyLength(p []byte) {
+	left := u.resp.req.Length
+	for left > 0 {
+		n, err := u.resp.req.Body.Read(p[:min(int64(len(p)), left)])
+		left -= int64(n)
+		u.taken.Store(left == 0)
+		if !u.send(p[:n]) {
+			return
+		}
+		if err != nil && left > 0 {
+			u.bodyErr = unexpected(err)
+			return
+		}
+	}
+}
+
+func (u *upload) copyChunked(p []byte) {
+	out := make([]byte, 0, 4<<10)
+	for {
+		n, err := u.resp.req.Body.Read(p)
+		out = wire.AppendChunk(out[:0], p[:n])
+		if err == io.EOF {
+			u.taken.Store(true)
+			out = wire.AppendLastChunk(out, u.resp.req.Body.Trailers())
+		}
+		if !u.send(out) || err == io.EOF {
+			return
+		}
+		if err != nil {
+			u.bodyErr = err
+			return
+		}
+	}
+}
+
+// send writes b, and moves the limit for the response along: a backend may take
+// as long for its answer as the body takes to arrive.
+func (u *upload) send(b []byte) bool {
+	if len(b) == 0 {
+		return true
+	}
+	c, timeouts := u.resp.conn, &u.resp.conn.addr.reg.opts.Timeouts
+	c.nc.SetWriteDeadline(time.Now().Add(timeouts.Stall))
+	_, u.writeErr = c.nc.Write(b)
+	if u.writeErr == nil {
+		c.nc.SetReadDeadline(time.Now().Add(timeouts.Head))
+	}
+	return u.writeErr == nil
+}
+
+// finish waits for the end of the upload, now that the response has been dealt
+// with, and reports whether the whole body was sent. A body that is still to
+// come is cut off.
+func (u *upload) finish() bool {
+	select {
+	case <-u.done:
+	default:
+		switch {
+		case u.broken.Load():
+		case u.taken.Load():
+			u.resp.conn.nc.SetWriteDeadline(time.Now().Add(time.Second))
+		default:
+			u.cutOff = true
+			u.resp.conn.close()
+			u.resp.req.Body.Close()
+		}
+		<-u.done
+	}
+	return u.bodyErr == nil && u.writeErr == nil
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,283 @@
+// Package folder is the source for running without a cluster: it serves the
+// manifests in a folder and follows their changes. It hands over what the
+// cluster's controllers would, so everything behind it is the same.
+//
+// As long as a manifest has a fault, the last good table keeps being served.
+package folder
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/portico-ingress/portico/controllers/manifest"
+	"github.com/portico-ingress/portico/controllers/translate"
+	"github.com/portico-ingress/portico/router/diag"
+	"github.com/portico-ingress/portico/router/publish"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/certstore"
+	"github.com/portico-ingress/portico/tls/localca"
+)
+
+// ReasonManifest is the reason of a problem that is a fault in a manifest.
+const ReasonManifest diag.Reason = "ManifestFault"
+
+// DefaultPoll is how often the files are looked at, whether or not the file
+// system told of a change.
+const DefaultPoll = 500 * time.Millisecond
+
+// settleProblems is longer than a publisher gathers changes.
+const settleProblems = 3 * publish.DefaultInterval
+
+// Options configure a Source. Paths, Publisher, Registry and Certs are
+// required.
+type Options struct {
+	// Paths are files, folders, and "-" for standard input.
+	Paths []string
+	// Stdin is read once if Paths has "-". Default: os.Stdin.
+	Stdin     io.Reader
+	Translate translate.Options
+	// Pools are wanted besides those that Ingresses lead to.
+	Pools     []upstream.Key
+	Publisher *publish.Publisher
+	Registry  *upstream.Registry
+	Certs     *certstore.Store
+	// CA issues certificates for hosts below localhost whose Secret is not
+	// among the manifests. Nil: they get the default certificate.
+	CA *localca.CA
+	// Report is where faults and problems are told to the user, each once.
+	// Default: os.Stderr.
+	Report io.Writer
+	Log    logr.Logger
+	// Poll is how often the files are looked at. Default: DefaultPoll.
+	Poll time.Duration
+	// Now is the clock of certificates. Default: time.Now.
+	Now func() time.Time
+}
+
+// Source serves manifests. All its state belongs to the goroutine of Start.
+type Source struct {
+	opts   Options
+	stdin  []byte
+	local  *LocalCertificates // nil without a CA
+	report *reporter
+	loaded stamp
+	// good is what was handed over last; nil before the first time.
+	good *loadedSet
+}
+
+// loadedSet is one load that was handed over.
+type loadedSet struct {
+	set   *manifest.Set
+	world *translate.World
+}
+
+// New returns a Source that has read nothing yet.
+func New(opts Options) *Source {
+	if opts.Stdin == nil {
+		opts.Stdin = os.Stdin
+	}
+	if opts.Report == nil {
+		opts.Report = os.Stderr
+	}
+	if opts.Poll == 0 {
+		opts.Poll = DefaultPoll
+	}
+	opts.Translate.Folder = true
+	s := &Source{opts: opts, report: newReporter(opts.Report)}
+	if opts.CA != nil {
+		s.local = NewLocalCertificates(opts.CA, opts.Now)
+	}
+	return s
+}
+
+// Start serves the manifests and follows their changes until ctx is done. It
+// fails at once if a path does not exist; whatever is wrong later is reported.
+func (s *Source) Start(ctx context.Context) error {
+	if err := s.checkPaths(); err != nil {
+		return err
+	}
+	if err := s.readStdin(ctx); err != nil {
+		return err
+	}
+	w := newWatcher(s.opts.Paths, s.opts.Log)
+	defer w.close()
+	changed := s.opts.Publisher.Changed()
+	s.load(w)
+	poll := time.NewTicker(s.opts.Poll)
+	defer poll.Stop()
+	// Problems are told when they have settled: between the hand-over of
+	// certificates and the publish of the table they are of two pictures.
+	settled := time.NewTimer(settleProblems)
+	defer settled.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			changed = s.opts.Publisher.Changed()
+			settled.Reset(settleProblems)
+			continue
+		case <-settled.C:
+			s.reportProblems()
+			continue
+		case <-w.hints():
+		case err := <-w.errors():
+			s.opts.Log.V(1).Info("notifications from the file system were lost", "reason", err.Error())
+		case <-poll.C:
+			s.renewCertificates()
+		}
+		if look(s.opts.Paths) != s.loaded && settle(ctx, s.opts.Paths) {
+			s.load(w)
+		}
+	}
+}
+
+// NeedLeaderElection tells controller-runtime that this needs no leader.
+func (*Source) NeedLeaderElection() bool { return false }
+
+func (s *Source) checkPaths() error {
+	var errs []error
+	for _, path := range s.opts.Paths {
+		if path == manifest.Stdin {
+			continue
+		}
+		if _, err := os.Stat(path); err != nil {
+			errs = append(errs, fmt.Errorf("manifests: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// readStdin reads standard input to its end. The reader goroutine outlives a
+// cancelled context: a read from a terminal cannot be interrupted.
+func (s *Source) readStdin(ctx context.Context) error {
+	if !slices.Contains(s.opts.Paths, manifest.Stdin) {
+		return nil
+	}
+	type result struct {
+		text []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := io.ReadAll(s.opts.Stdin)
+		done <- result{text, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case r := <-done:
+		s.stdin = r.text
+		return r.err
+	}
+}
+
+// load reads everything and hands it over, unless there is a fault and
+// something good is being served.
+func (s *Source) load(w *watcher) {
+	w.follow(s.opts.Paths)
+	s.loaded = look(s.opts.Paths)
+	set, faults := manifest.LoadFrom(bytes.NewReader(s.stdin), s.opts.Paths...)
+	keep := len(faults) > 0 && s.good != nil
+	s.report.faults(faults, keep)
+	s.opts.Publisher.SetProblems("manifests", problems(faults))
+	if keep {
+		return
+	}
+	world := translate.All(s.opts.Translate, objects(set), s.opts.Pools...)
+	s.good = &loadedSet{set: set, world: world}
+	s.report.notices(set, world)
+	s.handOver(world)
+	s.opts.Log.V(1).Info("loaded manifests", "files", len(set.Files), "objects", set.Len(), "ingresses", len(world.Entries))
+}
+
+// objects returns a set as translation wants it.
+func objects(set *manifest.Set) *translate.Objects {
+	return &translate.Objects{
+		Ingresses: set.Ingresses, Classes: set.Classes, Services: set.Services,
+		Slices: set.Slices, Endpoints: set.Endpoints, Secrets: set.Secrets,
+	}
+}
+
+// handOver gives everybody their part. Endpoints and certificates go first, so
+// that a table never leads to a pool that is not known yet.
+func (s *Source) handOver(world *translate.World) {
+	for key, state := range world.Pools {
+		if !reflect.DeepEqual(s.opts.Registry.Pool(key).State(), state) {
+			s.opts.Registry.Set(key, state)
+		}
+	}
+	s.setCertificates(world)
+	entries := make([]publish.Entry, len(world.Entries))
+	for i, e := range world.Entries {
+		entries[i] = publish.Entry(e)
+	}
+	s.opts.Publisher.Replace(entries)
+	s.opts.Publisher.SetProblems("objects", world.Problems)
+	s.opts.Publisher.Release()
+	s.forgetPools(world)
+}
+
+// forgetPools drops the pools that neither the newest picture nor the served
+// table, which may be one publish behind, leads to.
+func (s *Source) forgetPools(world *translate.World) {
+	keep := make(map[upstream.Key]struct{}, len(world.Pools))
+	for key := range world.Pools {
+		keep[key] = struct{}{}
+	}
+	if snap := s.opts.Publisher.Snapshot(); snap != nil {
+		for _, b := range snap.Table.Backends() {
+			keep[upstream.Key(b)] = struct{}{}
+		}
+	}
+	s.opts.Registry.Retain(keep)
+}
+
+// setCertificates hands over the Secrets, and what the local CA issues for
+// those that are not there.
+func (s *Source) setCertificates(world *translate.World) {
+	if s.local != nil {
+		if err := s.local.Fill(world); err != nil {
+			s.opts.Log.Error(err, "the local CA cannot issue a certificate")
+		}
+	}
+	s.opts.Certs.ReplaceSecrets(world.Certificates, world.SecretProblems)
+}
+
+// renewCertificates has the local CA issue again what nears its end.
+func (s *Source) renewCertificates() {
+	if s.local != nil && s.good != nil && s.local.due() {
+		s.setCertificates(s.good.world)
+	}
+}
+
+func (s *Source) reportProblems() {
+	if s.good != nil && s.opts.Publisher.Snapshot() != nil {
+		s.report.problems(s.good.set, s.opts.Publisher.Problems())
+	}
+}
+
+// problems returns faults in the form of the problem pages.
+func problems(faults []manifest.Fault) []diag.Problem {
+	out := make([]diag.Problem, len(faults))
+	for i, f := range faults {
+		where := f.File
+		if f.Line > 0 {
+			where = fmt.Sprintf("%s:%d", f.File, f.Line)
+		}
+		out[i] = diag.Problem{Object: f.Object, Field: f.Field, Reason: ReasonManifest, Message: where + ": " + f.Message, Remedy: f.Remedy}
+		if f.Object == (diag.Ref{}) {
+			out[i].Object = diag.Ref{Kind: "File", Name: f.File}
+		}
+	}
+	return out
+}

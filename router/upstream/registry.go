@@ -34,6 +34,9 @@ type Options struct {
 	NewBalancer func() Balancer
 	// Policy says which addresses may be dialled.
 	Policy DialPolicy
+	// Dial connects to an address that Policy allows. Default: TCP. Tests
+	// lead addresses that only a cluster has to backends of their own.
+	Dial func(context.Context, netip.AddrPort) (net.Conn, error)
 	// Resolver resolves Endpoint.Host. Default: one on /etc/resolv.conf.
 	Resolver *Resolver
 	Timeouts Timeouts
@@ -70,6 +73,9 @@ func NewRegistry(opts Options) *Registry {
 	if opts.Limits == (wire.Limits{}) {
 		opts.Limits = wire.DefaultLimits
 	}
+	if opts.Dial == nil {
+		opts.Dial = dialTCP
+	}
 	t := &opts.Timeouts
 	t.Connect = or(t.Connect, 5*time.Second)
 	t.Head = or(t.Head, time.Minute)
@@ -79,7 +85,7 @@ func NewRegistry(opts Options) *Registry {
 	opts.Attempts = cmp.Or(opts.Attempts, 3)
 	return &Registry{
 		opts:  opts,
-		dial:  dialTCP,
+		dial:  opts.Dial,
 		pools: make(map[Key]*Pool),
 		addrs: make(map[addrKey]*address),
 	}

@@ -1,0 +1,86 @@
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	proxyproto "github.com/pires/go-proxyproto"
+
+	"github.com/portico-ingress/portico/router/view"
+)
+
+// serve makes the connection ready (PROXY header, TLS) and hands it over. What
+// fails on the way is the client's business and only logged when asked for.
+func (s *Server) serve(ctx context.Context, conn net.Conn, t *TLS) {
+	info := &view.Conn{Peer: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
+	conn, err := s.proxyHeader(conn, info)
+	if err != nil {
+		s.opts.Log.V(1).Info("refused a connection", "peer", info.Peer.String(), "reason", err.Error())
+		return
+	}
+	if t != nil {
+		tlsConn, err := s.handshake(ctx, conn, t, info)
+		if err != nil {
+			s.opts.Log.V(1).Info("TLS handshake failed", "peer", info.Peer.String(), "reason", err.Error())
+			return
+		}
+		defer closeTLS(tlsConn)
+		conn = tlsConn
+	}
+	s.opts.Handler.ServeConn(ctx, conn, info)
+}
+
+// closeTLS says goodbye (close_notify) without waiting for a peer that does not
+// read.
+func closeTLS(c *tls.Conn) {
+	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = c.CloseWrite()
+}
+
+var errNoProxyHeader = errors.New("an allowed sender of PROXY protocol headers sent none, or a malformed one")
+
+// proxyHeader reads the PROXY protocol header where the peer must send one. The
+// header is required, not optional: an allowed sender that passes on raw bytes
+// would let its clients write the header themselves.
+func (s *Server) proxyHeader(conn net.Conn, info *view.Conn) (net.Conn, error) {
+	if !contains(s.opts.ProxyProtocolFrom, info.Peer.Addr()) {
+		return conn, nil
+	}
+	pc := proxyproto.NewConn(conn, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(s.opts.HandshakeTimeout))
+	header := pc.ProxyHeader()
+	if header == nil {
+		return nil, errNoProxyHeader
+	}
+	if header.Command.IsProxy() {
+		if source := addrPort(header.SourceAddr); source.IsValid() {
+			info.Peer = source
+		}
+	}
+	return pc, nil
+}
+
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	for _, p := range prefixes {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *view.Conn) (*tls.Conn, error) {
+	tlsConn := tls.Server(conn, t.Config)
+	ctx, cancel := context.WithTimeout(ctx, s.opts.HandshakeTimeout)
+	defer cancel()
+	if err := tlsConn.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	state := tlsConn.ConnectionState()
+	info.TLS = &view.TLS{Protocol: state.NegotiatedProtocol, Version: state.Version, Cipher: state.CipherSuite, Policy: t.Policy}
+	info.TLS.ServerName, info.TLS.Covers = t.Covers(state.ServerName)
+	return tlsConn, nil
+}

@@ -1,0 +1,259 @@
+// Package listen accepts connections: sockets, the PROXY protocol, TLS
+// handshakes, limits, and a drain that cuts nothing which can still finish. It
+// hands every connection to a Handler and knows no routes.
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/portico-ingress/portico/router/view"
+)
+
+// Handler serves one connection and returns when it is done with it; it need
+// not close it. ctx ends when the connection is to be cut.
+type Handler interface {
+	ServeConn(ctx context.Context, c net.Conn, info *view.Conn)
+}
+
+// TLS says how connections of a TLS listener are made.
+type TLS struct {
+	// Config is long-lived: its ticket keys live as long as it does.
+	Config *tls.Config
+	// Policy is the name of the TLS policy, for view.TLS.
+	Policy string
+	// Covers returns, for a server name as the client sent it, its canonical
+	// form and whether the certificate that it is served covers a host.
+	Covers func(serverName string) (canonical string, covers func(host string) bool)
+}
+
+// Listener is one address to accept on.
+type Listener struct {
+	Addr string // "host:port"; port 0 picks one
+	TLS  *TLS   // nil: plaintext
+}
+
+// Options configure a Server. Handler is required.
+type Options struct {
+	Listeners []Listener
+	Handler   Handler
+	// ProxyProtocolFrom are the senders that must begin with a PROXY protocol
+	// header, version 1 or 2. From anybody else such a header is not read: it
+	// is a malformed request.
+	ProxyProtocolFrom []netip.Prefix
+	// HandshakeTimeout bounds the PROXY header and the TLS handshake, each;
+	// 0: 10 s.
+	HandshakeTimeout time.Duration
+	// Draining is closed when a drain begins; handlers finish what is in
+	// flight and end their connections. Nil: made by New.
+	Draining chan struct{}
+	Log      logr.Logger
+}
+
+// Server accepts on several addresses. Its methods are safe for concurrent use.
+type Server struct {
+	opts Options
+
+	// mu protects the following.
+	mu        sync.Mutex
+	listeners []net.Listener
+	conns     map[net.Conn]struct{}
+	cut       context.CancelFunc // ends the context of every connection
+	draining  bool
+	idle      chan struct{} // closed when draining and the last connection is gone
+}
+
+// New returns a Server that is not bound yet.
+func New(opts Options) *Server {
+	if opts.HandshakeTimeout == 0 {
+		opts.HandshakeTimeout = 10 * time.Second
+	}
+	if opts.Draining == nil {
+		opts.Draining = make(chan struct{})
+	}
+	return &Server{opts: opts, conns: map[net.Conn]struct{}{}, cut: func() {}, idle: make(chan struct{})}
+}
+
+// Bind opens the sockets. Connections wait in the kernel until Serve.
+func (s *Server) Bind() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.opts.Listeners {
+		ln, err := net.Listen("tcp", l.Addr)
+		if err != nil {
+			for _, open := range s.listeners {
+				_ = open.Close()
+			}
+			s.listeners = nil
+			return fmt.Errorf("listen on %s: %w", l.Addr, err)
+		}
+		s.listeners = append(s.listeners, ln)
+	}
+	return nil
+}
+
+// Addrs returns the bound addresses in the order of Options.Listeners.
+func (s *Server) Addrs() []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []netip.AddrPort
+	for _, ln := range s.listeners {
+		out = append(out, addrPort(ln.Addr()))
+	}
+	return out
+}
+
+// Serve accepts until Drain, or until ctx ends, which cuts every connection.
+// Call Bind first.
+func (s *Server) Serve(ctx context.Context) error {
+	connCtx, cut := context.WithCancel(ctx)
+	defer cut()
+	stop := context.AfterFunc(ctx, s.abort)
+	defer stop()
+
+	s.mu.Lock()
+	listeners := s.listeners
+	s.cut = cut
+	s.mu.Unlock()
+	errs := make(chan error, len(listeners))
+	for i, ln := range listeners {
+		go func() { errs <- s.accept(connCtx, ln, s.opts.Listeners[i].TLS) }()
+	}
+	var first error
+	for range listeners {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+			s.abort() // without one of its listeners a server is of no use
+		}
+	}
+	<-s.idle
+	return first
+}
+
+// Drain ends the server without cutting anything: it stops accepting, tells
+// handlers to finish, and waits for the last connection. When ctx ends first,
+// what is left is cut and the number of those connections returned.
+func (s *Server) Drain(ctx context.Context) (cut int) {
+	s.beginDrain()
+	select {
+	case <-s.idle:
+		return 0
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	cut = len(s.conns)
+	s.mu.Unlock()
+	s.abort()
+	return cut
+}
+
+func (s *Server) beginDrain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return
+	}
+	s.draining = true
+	close(s.opts.Draining)
+	for _, ln := range s.listeners {
+		_ = ln.Close()
+	}
+	if len(s.conns) == 0 {
+		close(s.idle)
+	}
+}
+
+// abort stops accepting and closes every connection.
+func (s *Server) abort() {
+	s.beginDrain()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut()
+	for c := range s.conns {
+		_ = c.Close()
+	}
+}
+
+// accept takes connections until the listener is closed. Errors of a single
+// accept, such as running out of file descriptors, pause it and do not end it.
+func (s *Server) accept(ctx context.Context, ln net.Listener, t *TLS) error {
+	const minPause, maxPause = 5 * time.Millisecond, time.Second
+	pause := minPause
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
+			s.opts.Log.Error(err, "cannot accept connections; trying again", "listener", ln.Addr().String(), "pause", pause.String())
+			if !sleep(ctx, pause) {
+				return nil
+			}
+			pause = min(2*pause, maxPause)
+			continue
+		}
+		pause = minPause
+		if !s.add(conn) {
+			_ = conn.Close()
+			continue
+		}
+		go func() {
+			defer s.remove(conn)
+			s.serve(ctx, conn, t)
+		}()
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *Server) add(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	return true
+}
+
+func (s *Server) remove(c net.Conn) {
+	_ = c.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if s.draining && len(s.conns) == 0 {
+		close(s.idle)
+	}
+}
+
+// Connections returns the number of open connections.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,246 @@
+package listen
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"go.uber.org/goleak"
+
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/test/testcert"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// echo answers every line with the peer and the line, and ends idle
+// connections when a drain begins.
+type echo struct{ draining <-chan struct{} }
+
+func (e echo) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
+	sni := "plain"
+	if info.TLS != nil {
+		sni = fmt.Sprintf("%s %s %v", info.TLS.ServerName, info.TLS.Protocol, info.TLS.Covers("a.example"))
+	}
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		r := bufio.NewReader(c)
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			select {
+			case lines <- line:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	draining := e.draining
+	for {
+		select {
+		case line, ok := <-lines:
+			if !ok {
+				return
+			}
+			if strings.HasPrefix(line, "hold") { // a request in flight that outlasts the drain
+				draining = nil
+			}
+			fmt.Fprintf(c, "%s|%s|%s", info.Peer.Addr(), sni, line)
+			if strings.HasPrefix(line, "bye") {
+				_ = c.Close()
+			}
+		case <-draining:
+			_ = c.Close()
+			for range lines {
+			}
+			return
+		case <-ctx.Done():
+			_ = c.Close()
+			for range lines {
+			}
+			return
+		}
+	}
+}
+
+type running struct {
+	*Server
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func start(t *testing.T, opts Options) *running {
+	t.Helper()
+	opts.Draining = make(chan struct{})
+	opts.Handler, opts.Log = echo{opts.Draining}, logr.Discard()
+	if opts.Listeners == nil {
+		opts.Listeners = []Listener{{Addr: "127.0.0.1:0"}}
+	}
+	s := New(opts)
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{Server: s, cancel: cancel, done: make(chan error, 1)}
+	go func() { r.done <- s.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-r.done; err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func dial(t *testing.T, r *running) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	c, err := net.Dial("tcp", r.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c, bufio.NewReader(c)
+}
+
+func ask(t *testing.T, c io.Writer, r *bufio.Reader, line string) string {
+	t.Helper()
+	fmt.Fprint(c, line+"\n")
+	answer, err := r.ReadString('\n')
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(answer)
+}
+
+func TestPlain(t *testing.T) {
+	c, r := dial(t, start(t, Options{}))
+	if got := ask(t, c, r, "hello"); got != "127.0.0.1|plain|hello" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	ca := testcert.New(t)
+	certPEM, keyPEM := ca.Leaf("a.example")
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, Options{Listeners: []Listener{{Addr: "127.0.0.1:0", TLS: &TLS{
+		Config: &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}},
+		Covers: func(name string) (string, func(string) bool) {
+			return strings.ToLower(name), func(host string) bool { return host == "a.example" }
+		},
+	}}}})
+	c, err := tls.Dial("tcp", s.Addrs()[0].String(), &tls.Config{ServerName: "A.example", RootCAs: ca.Pool(), NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := ask(t, c, bufio.NewReader(c), "hello"); got != "127.0.0.1|a.example h2 true|hello" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestProxyProtocol(t *testing.T) {
+	v2 := "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x09\xc0\x00\x02\x01\x30\x39\x00\x50"
+	local := "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+	from := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	for name, tc := range map[string]struct {
+		from   []netip.Prefix
+		header string
+		want   string
+	}{
+		"version 1":      {from, "PROXY TCP4 192.0.2.7 192.0.2.1 12345 80\r\n", "192.0.2.7|plain|hello"},
+		"version 1, v6":  {from, "PROXY TCP6 2001:db8::7 2001:db8::1 12345 80\r\n", "2001:db8::7|plain|hello"},
+		"version 2":      {from, v2, "192.0.2.9|plain|hello"},
+		"local":          {from, local, "127.0.0.1|plain|hello"},
+		"none":           {from, "", "EOF"},
+		"malformed":      {from, "PROXY TCP4 nonsense\r\n", "EOF"},
+		"not allowed":    {nil, "PROXY TCP4 192.0.2.7 192.0.2.1 12345 80\r\n", "127.0.0.1|plain|PROXY TCP4 192.0.2.7 192.0.2.1 12345 80"},
+		"not this range": {[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, "PROXY TCP4 192.0.2.7 192.0.2.1 12345 80\r\n", "127.0.0.1|plain|PROXY TCP4 192.0.2.7 192.0.2.1 12345 80"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, r := dial(t, start(t, Options{ProxyProtocolFrom: tc.from}))
+			fmt.Fprint(c, tc.header)
+			got := ask(t, c, r, "hello")
+			if strings.Contains(got, "reset") {
+				got = "EOF" // unread bytes turn the close into a reset
+			}
+			if got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestHandshakeTimeout: peers that stop in the middle of the handshake go away.
+func TestHandshakeTimeout(t *testing.T) {
+	s := start(t, Options{HandshakeTimeout: 20 * time.Millisecond, Listeners: []Listener{{Addr: "127.0.0.1:0", TLS: &TLS{Config: &tls.Config{}}}}})
+	c, r := dial(t, s)
+	fmt.Fprint(c, "\x16\x03\x01")
+	if _, err := r.ReadByte(); err == nil {
+		t.Error("the server answered half a ClientHello")
+	}
+}
+
+func TestDrainCutsNothing(t *testing.T) {
+	s := start(t, Options{})
+	idle, idleR := dial(t, s)
+	busy, busyR := dial(t, s)
+	ask(t, idle, idleR, "hello")
+	ask(t, busy, busyR, "hold")
+	drained := make(chan int, 1)
+	go func() { drained <- s.Drain(context.Background()) }()
+	if _, err := idleR.ReadByte(); err != io.EOF {
+		t.Errorf("the idle connection ended with %v", err)
+	}
+	for { // the sockets close a moment after the drain began
+		c, err := net.Dial("tcp", s.Addrs()[0].String())
+		if err != nil {
+			break
+		}
+		_ = c.Close()
+	}
+	if got := ask(t, busy, busyR, "still here"); got != "127.0.0.1|plain|still here" {
+		t.Errorf("the busy connection was cut: %q", got)
+	}
+	ask(t, busy, busyR, "bye")
+	if cut := <-drained; cut != 0 {
+		t.Errorf("%d connections were cut", cut)
+	}
+}
+
+func TestDrainDeadline(t *testing.T) {
+	s := start(t, Options{})
+	busy, busyR := dial(t, s)
+	ask(t, busy, busyR, "hold")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if cut := s.Drain(ctx); cut != 1 {
+		t.Errorf("%d connections were cut, want 1", cut)
+	}
+	if _, err := busyR.ReadByte(); err == nil {
+		t.Error("the connection is still open")
+	}
+}
+
+func TestBindFails(t *testing.T) {
+	s := start(t, Options{})
+	other := New(Options{Listeners: []Listener{{Addr: "127.0.0.1:0"}, {Addr: s.Addrs()[0].String()}}})
+	if err := other.Bind(); err == nil || !strings.Contains(err.Error(), s.Addrs()[0].String()) {
+		t.Errorf("error %v does not name the address", err)
+	}
+}

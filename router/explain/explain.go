@@ -1,0 +1,114 @@
+package explain
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+// Source is what is served, or would be.
+type Source struct {
+	Table *router.Table
+	State func(upstream.Key) *upstream.State // nil result: nothing is known of the pool
+	Certs *certstore.Store
+	Now   func() time.Time // nil: time.Now
+}
+
+// Report is the explanation of one request.
+type Report struct {
+	Request     *view.Request
+	Explanation router.Explanation
+	Verdict     router.Verdict
+	// Status is what the proxy itself would answer; 0 if a backend answers.
+	Status int
+	Answer string // what happens, in a sentence
+	// Pool is what is known of the backend; nil without a route.
+	Pool *upstream.State
+	// ServerName and Certificate belong to the TLS connection; Certificate is
+	// nil for plaintext.
+	ServerName  string
+	Certificate *Certificate
+}
+
+// Certificate says what the handshake serves and why.
+type Certificate struct {
+	Source   string   `json:"source"`
+	Entry    string   `json:"entry,omitempty"`
+	Names    []string `json:"names"`
+	NotAfter string   `json:"notAfter"`
+	Why      string   `json:"why"`
+	Warning  string   `json:"warning,omitempty"`
+}
+
+// Routed reports whether the request goes to a ready endpoint.
+func (r *Report) Routed() bool { return r.Status == 0 }
+
+// Explain explains one request. The error says what is wrong with the input.
+func Explain(src Source, in Input) (*Report, error) {
+	req, serverName, err := in.request()
+	if err != nil {
+		return nil, err
+	}
+	rep := &Report{Request: req}
+	if req.Scheme == "https" {
+		rep.certificate(src, serverName)
+	}
+	rep.Explanation = src.Table.Explain(req)
+	d := rep.Explanation.Decision
+	rep.Verdict = d.Verdict(req)
+	if d.Route != nil {
+		if rep.Pool = src.State(upstream.Key(d.Route.Backend)); rep.Pool == nil {
+			rep.Pool = &upstream.State{Reason: "nothing is known of " + d.Route.Backend.String()}
+		}
+	}
+	rep.Status, rep.Answer = rep.answer()
+	return rep, nil
+}
+
+func (rep *Report) certificate(src Source, serverName string) {
+	rep.ServerName = serverName
+	now := time.Now
+	if src.Now != nil {
+		now = src.Now
+	}
+	sel := src.Certs.Select(serverName)
+	c := &Certificate{
+		Source: sel.Source, Entry: sel.Entry, Names: sel.Certificate.Names(),
+		NotAfter: sel.Certificate.Leaf.NotAfter.UTC().Format(time.RFC3339),
+		Why:      sel.Why, Warning: sel.Certificate.Validity(now()),
+	}
+	switch {
+	case sel.Why != "":
+		c.Why = "the default certificate: " + sel.Why
+	case sel.Entry == serverName:
+		c.Why = "spec.tls names the host"
+	default:
+		c.Why = "spec.tls names the wildcard " + sel.Entry
+	}
+	rep.Certificate = c
+	rep.Request.Conn.TLS = &view.TLS{ServerName: serverName, Policy: certstore.DefaultPolicy, Covers: sel.Certificate.Covers}
+}
+
+// answer says what becomes of the request, in the words of the engine's
+// verdict.
+func (rep *Report) answer() (status int, text string) {
+	d := rep.Explanation.Decision
+	switch rep.Verdict {
+	case router.Misdirected:
+		return 421, "refused: the connection was made for another host"
+	case router.NotFound:
+		return 404, "no route takes the request"
+	case router.Redirect:
+		return 308, "redirected to https: the host has TLS; portico.dev/ssl-redirect: \"false\" on the Ingress turns this off"
+	case router.Refused:
+		return 503, "refused: " + d.Route.Policy.Refuse
+	}
+	if len(rep.Pool.Usable()) == 0 {
+		return 503, rep.Pool.Reason
+	}
+	return 0, fmt.Sprintf("forwarded to %s, one of %d", d.Route.Backend, len(rep.Pool.Usable()))
+}

@@ -1,0 +1,130 @@
+package envtest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/testr"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/portico-ingress/portico/controllers/ingress"
+	"github.com/portico-ingress/portico/controllers/status"
+	"github.com/portico-ingress/portico/controllers/translate"
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/publish"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/test/envtest"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+// settings of an instance that a test wants otherwise than start has them.
+type settings struct {
+	config      *rest.Config
+	namespaces  []string
+	controllers []string
+	translate   translate.Options
+	router      router.Options
+	status      status.Options
+	defaultTLS  certstore.SecretRef
+	election    string // name of the Lease; "" elects everybody
+	leaseIn     string // namespace of the Lease; "" is the test's
+}
+
+// An instance is one Portico, wired as the command wires it.
+type instance struct {
+	t         *testing.T
+	registry  *upstream.Registry
+	certs     *certstore.Store
+	publisher *publish.Publisher
+	follows   *ingress.Controller
+	elected   <-chan struct{}
+	stop      func() // ends it and waits; may be called again
+}
+
+// start runs an instance that serves the class of the test, until the test
+// ends or stop is called.
+func (c *cluster) start(change ...func(*settings)) *instance {
+	c.t.Helper()
+	s := &settings{
+		config:      envtest.Config(),
+		namespaces:  []string{c.namespace},
+		controllers: []string{c.controller},
+	}
+	s.status.Publish = status.AllClasses // controller names of tests are not our own
+	for _, f := range change {
+		f(s)
+	}
+	s.translate.ControllerNames = s.controllers
+	in := &instance{t: c.t, registry: upstream.NewRegistry(upstream.Options{Dial: dialBackend})}
+	mgr := in.build(c, s)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	stopped := false
+	in.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("the manager ended with %v", err)
+		}
+		in.registry.Close()
+	}
+	c.t.Cleanup(in.stop)
+	return in
+}
+
+func (in *instance) build(c *cluster, s *settings) manager.Manager {
+	in.t.Helper()
+	must := func(err error) {
+		in.t.Helper()
+		if err != nil {
+			in.t.Fatal(err)
+		}
+	}
+	log := testr.NewWithInterface(quietAfterTest(in.t), testr.Options{})
+	skip, lease, renew, retry := true, 3*time.Second, 2*time.Second, 500*time.Millisecond
+	mgr, err := manager.New(s.config, manager.Options{
+		Scheme:                        scheme.Scheme,
+		Logger:                        log,
+		Cache:                         ingress.CacheOptions(s.namespaces, status.FieldManager(s.controllers)),
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		Controller:                    config.Controller{SkipNameValidation: &skip},
+		LeaderElection:                s.election != "",
+		LeaderElectionID:              s.election,
+		LeaderElectionNamespace:       or(s.leaseIn, c.namespace),
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &lease,
+		RenewDeadline:                 &renew,
+		RetryPeriod:                   &retry,
+	})
+	must(err)
+	in.elected = mgr.Elected()
+	in.certs, err = certstore.New(certstore.Options{})
+	must(err)
+	in.certs.SetDefault(s.defaultTLS)
+	in.publisher = publish.New(publish.Options{Router: s.router, Registry: in.registry, Certs: in.certs, Log: log.WithName("publish")})
+	must(mgr.Add(in.publisher))
+	in.follows, err = ingress.New(mgr, ingress.Options{
+		Translate: s.translate, Namespaces: s.namespaces, DefaultTLSSecret: s.defaultTLS, DefaultBackend: s.router.Default,
+		Publisher: in.publisher, Registry: in.registry, Certs: in.certs, Log: log.WithName("ingress"),
+	})
+	must(err)
+	s.status.Translate, s.status.Problems, s.status.Log = s.translate, in.publisher, log.WithName("status")
+	must(status.New(mgr, s.status))
+	return mgr
+}
+
+func or(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}

@@ -257,24 +257,29 @@ func (p *Publisher) publish() {
 	}
 }
 
-// poolsFor resolves the pool of every backend. Where the backends did not
-// change, the last slice serves again.
+// poolsFor resolves the pool of every backend. What the last table led to
+// already is taken from there: a registry keeps the pools of a published table.
 func (p *Publisher) poolsFor(t *router.Table) []*upstream.Pool {
 	backends := t.Backends()
-	if last := p.snapshot.Load(); last != nil && sameSlice(last.Table.Backends(), backends) {
-		return last.Pools
-	}
-	pools := make([]*upstream.Pool, len(backends))
-	for i, b := range backends {
-		if b != (router.Backend{}) {
-			pools[i] = p.opts.Registry.Pool(upstream.Key(b))
+	var known []router.Backend
+	var pools []*upstream.Pool
+	if last := p.snapshot.Load(); last != nil {
+		known, pools = last.Table.Backends(), last.Pools
+		if len(known) == len(backends) && len(known) > 0 && &known[0] == &backends[0] {
+			return pools
 		}
 	}
-	return pools
-}
-
-func sameSlice(a, b []router.Backend) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+	out := make([]*upstream.Pool, len(backends))
+	for i, b := range backends {
+		switch {
+		case b == (router.Backend{}):
+		case i < len(known) && known[i] == b:
+			out[i] = pools[i]
+		default:
+			out[i] = p.opts.Registry.Pool(upstream.Key(b))
+		}
+	}
+	return out
 }
 
 // claims returns the certificate claims of the changed hosts, and the hosts

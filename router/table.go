@@ -36,6 +36,7 @@ const (
 	ByPath                       // a path under the chosen host
 	ByHostDefault                // the default backend of an Ingress that names the host
 	ByGlobal                     // the global default backend
+	NoTable                      // nothing has been published yet: 503
 )
 
 // Decision is the full result of matching one request.

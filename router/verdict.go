@@ -17,6 +17,7 @@ const (
 	NotFound                   // 404: no route
 	Redirect                   // 308 to https
 	Refused                    // 503: the route asks for what cannot be enforced
+	Starting                   // 503: no table yet; a known host must not get a 404
 )
 
 // ACMEChallengePath is where certificate authorities ask for HTTP-01 tokens
@@ -26,6 +27,8 @@ const ACMEChallengePath = "/.well-known/acme-challenge/"
 // Verdict says what becomes of the request that d was made for.
 func (d Decision) Verdict(r *view.Request) Verdict {
 	switch {
+	case d.Outcome == NoTable:
+		return Starting
 	case d.misdirected(r):
 		return Misdirected
 	case d.Route == nil:

@@ -24,6 +24,7 @@ func TestVerdict(t *testing.T) {
 		want Verdict
 	}{
 		"forward":                 {Decision{Route: route(policy.Policy{})}, req(plain, "http", "a", "/", h1), Forward},
+		"no table":                {Decision{Outcome: NoTable}, req(plain, "http", "a", "/", h1), Starting},
 		"no route":                {Decision{}, req(plain, "http", "a", "/", h1), NotFound},
 		"no route never redirect": {Decision{TLS: true}, req(plain, "http", "a", "/", h1), NotFound},
 		"redirect":                {Decision{Route: route(policy.Policy{}), TLS: true}, req(plain, "http", "a", "/", h1), Redirect},

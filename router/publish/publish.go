@@ -155,7 +155,9 @@ func (p *Publisher) SetProblems(source string, ps []diag.Problem) {
 	if slices.Equal(p.sources[source], ps) {
 		return
 	}
-	p.sources[source] = ps
+	if p.sources[source] = ps; len(ps) == 0 {
+		delete(p.sources, source)
+	}
 	p.notify()
 }
 
@@ -311,12 +313,12 @@ func claims(t *router.Table, changed []string) (set []certstore.Claim, removed [
 func (p *Publisher) Snapshot() *Snapshot { return p.snapshot.Load() }
 
 // Match matches a request against the served table and returns the pool that
-// the decision leads to: nil without a route. Before the first snapshot there
-// is no route.
+// the decision leads to: nil without a route. Before the first snapshot the
+// outcome is router.NoTable.
 func (p *Publisher) Match(r *view.Request) (router.Decision, *upstream.Pool) {
 	snap := p.snapshot.Load()
 	if snap == nil {
-		return router.Decision{}, nil
+		return router.Decision{Outcome: router.NoTable}, nil
 	}
 	d := snap.Table.Match(r)
 	if d.Route == nil {

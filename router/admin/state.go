@@ -1,0 +1,157 @@
+package admin
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/publish"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+// maxCertificates bounds the series of certificates; those that end first are
+// shown.
+const maxCertificates = 10_000
+
+// Sources are what the pages and metrics read. Publisher, Registry and Certs
+// are required.
+type Sources struct {
+	Publisher *publish.Publisher
+	Registry  *upstream.Registry
+	Certs     *certstore.Store
+	// AccessLogDrops returns how many lines of the access log were dropped
+	// so far; may be nil.
+	AccessLogDrops func() uint64
+}
+
+// routes yields every route of a table, the global default included.
+func routes(t *router.Table) iter.Seq[*router.Route] {
+	return func(yield func(*router.Route) bool) {
+		for _, h := range t.Hosts() {
+			for _, r := range h.Routes {
+				if !yield(r) {
+					return
+				}
+			}
+			if h.Default != nil && !yield(h.Default) {
+				return
+			}
+		}
+		if r := t.Global(); r != nil {
+			yield(r)
+		}
+	}
+}
+
+var (
+	generationDesc  = describe("portico_table_generation", "Generation of the served table; 0 before the first.")
+	publishedDesc   = describe("portico_table_published_timestamp_seconds", "When the served table was published.")
+	hostsDesc       = describe("portico_table_hosts", "Hosts in the served table.")
+	routesDesc      = describe("portico_table_routes", "Routes in the served table.")
+	endpointsDesc   = describe("portico_endpoints", "Endpoints of all pools, by state.", "state")
+	poolsDesc       = describe("portico_pools", "Pools, by whether traffic can go anywhere.", "state")
+	certificateDesc = describe("portico_certificate_expiry_timestamp_seconds", "When the certificate served for a host ends; the default certificate has no host.", "host")
+	problemsDesc    = describe("portico_problems", "Problems with objects, by reason.", "reason")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// stateCollector reads the published state when it is scraped, so that nothing
+// has to be kept in step.
+type stateCollector struct{ sources Sources }
+
+// Describe implements prometheus.Collector.
+func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, problemsDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	c.table(gauge)
+	c.endpoints(gauge)
+	for _, served := range c.certificates() {
+		gauge(certificateDesc, float64(served.Leaf.NotAfter.Unix()), served.Host)
+	}
+	reasons := make(map[string]int)
+	for _, p := range c.sources.Publisher.Problems() {
+		reasons[string(p.Reason)]++
+	}
+	for reason, n := range reasons {
+		gauge(problemsDesc, float64(n), reason)
+	}
+}
+
+type gaugeFunc func(d *prometheus.Desc, v float64, labels ...string)
+
+func (c *stateCollector) table(gauge gaugeFunc) {
+	snap := c.sources.Publisher.Snapshot()
+	if snap == nil {
+		gauge(generationDesc, 0)
+		return
+	}
+	count := 0
+	for range routes(snap.Table) {
+		count++
+	}
+	gauge(generationDesc, float64(snap.Generation))
+	gauge(publishedDesc, float64(snap.Published.UnixMilli())/1000)
+	gauge(hostsDesc, float64(snap.Table.Len()))
+	gauge(routesDesc, float64(count))
+}
+
+func (c *stateCollector) endpoints(gauge gaugeFunc) {
+	states := map[string]int{stateReady: 0, stateTerminating: 0, stateUnready: 0}
+	pools := map[bool]int{}
+	for _, key := range c.sources.Registry.Keys() {
+		pool := c.sources.Registry.Pool(key)
+		for _, e := range pool.State().Endpoints {
+			states[endpointState(e)]++
+		}
+		pools[pool.Usable() > 0]++
+	}
+	for state, n := range states {
+		gauge(endpointsDesc, float64(n), state)
+	}
+	gauge(poolsDesc, float64(pools[true]), "usable")
+	gauge(poolsDesc, float64(pools[false]), "empty")
+}
+
+// The states of endpoints.
+const (
+	stateReady       = "ready"
+	stateTerminating = "terminating" // still serving
+	stateUnready     = "unready"
+)
+
+func endpointState(e upstream.Endpoint) string {
+	switch {
+	case e.Ready:
+		return stateReady
+	case e.Serving && e.Terminating:
+		return stateTerminating
+	}
+	return stateUnready
+}
+
+// certificates returns what is served, those that end first first.
+func (c *stateCollector) certificates() []certstore.Served {
+	list := c.sources.Certs.List()
+	if len(list) > maxCertificates {
+		slices.SortStableFunc(list, func(a, b certstore.Served) int {
+			return cmp.Compare(a.Leaf.NotAfter.Unix(), b.Leaf.NotAfter.Unix())
+		})
+		list = list[:maxCertificates]
+	}
+	return list
+}

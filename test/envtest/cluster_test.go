@@ -101,8 +101,13 @@ func update[T client.Object](c *cluster, obj T, change func(T)) {
 // ingress makes an Ingress of the test's class.
 func (c *cluster) ingress(name string, change ...func(*networkingv1.Ingress)) *networkingv1.Ingress {
 	c.t.Helper()
+	return c.ingressIn(c.namespace, name, change...)
+}
+
+func (c *cluster) ingressIn(namespace, name string, change ...func(*networkingv1.Ingress)) *networkingv1.Ingress {
+	c.t.Helper()
 	ing := &networkingv1.Ingress{
-		ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		Spec:       networkingv1.IngressSpec{IngressClassName: &c.class},
 	}
 	for _, f := range change {

@@ -1,0 +1,84 @@
+package envtest_test
+
+import (
+	"bytes"
+	"os"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/portico-ingress/portico/controllers/status"
+	"github.com/portico-ingress/portico/test/envtest"
+)
+
+type roles struct {
+	cluster *rbacv1.ClusterRole
+	role    *rbacv1.Role
+}
+
+// shippedRoles reads what config/rbac ships.
+func shippedRoles(t *testing.T) roles {
+	t.Helper()
+	data, err := os.ReadFile("../../config/rbac/role.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r roles
+	for _, doc := range bytes.Split(data, []byte("---\n")) {
+		switch {
+		case bytes.Contains(doc, []byte("kind: ClusterRole\n")):
+			r.cluster = new(rbacv1.ClusterRole)
+			err = yaml.UnmarshalStrict(doc, r.cluster)
+		case bytes.Contains(doc, []byte("kind: Role\n")):
+			r.role = new(rbacv1.Role)
+			err = yaml.UnmarshalStrict(doc, r.role)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.cluster == nil || r.role == nil {
+		t.Fatal("config/rbac/role.yaml lacks a role")
+	}
+	return r
+}
+
+// With exactly the permissions we ship everything works in every namespace:
+// routes, certificates, status from nodes, Events, election.
+func TestShippedPermissions(t *testing.T) {
+	c := newCluster(t)
+	shipped := shippedRoles(t)
+	user := c.namespace + "-user"
+	subjects := []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: user}}
+	system := shipped.role.Namespace
+	c.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}})
+	c.create(shipped.cluster)
+	c.create(shipped.role)
+	c.create(&rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user}, Subjects: subjects,
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: shipped.cluster.Name},
+	})
+	c.create(&rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: user}, Subjects: subjects,
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: shipped.role.Name},
+	})
+	c.echoService("one")
+	c.secret(c.namespace, "shop-tls", corev1.SecretTypeTLS, keyPair(t, "typed", "shop.example"))
+	c.node("n1", corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.1"})
+	labels := map[string]string{"app": "portico"}
+	c.podIn(system, "portico-1", "n1", labels)
+	ing := c.ingress("web", rule("shop.example", prefix, "/", "one"), rule("shop.example", prefix, "/gone", "missing"), tlsFor("shop-tls", "shop.example"))
+	in := c.start(elect, func(s *settings) {
+		s.config = envtest.User(t, user)
+		s.namespaces = nil
+		s.leaseIn = system
+		s.status.Source = status.Source{Nodes: true, Pods: status.Pods{Namespace: system, Labels: labels}}
+	})
+	c.waitAddresses(ing, "203.0.113.1")
+	in.wait("shop.example", "/", "one")
+	in.waitCertificate("shop.example", "typed")
+	c.waitEvents("web", 1)
+}

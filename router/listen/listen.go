@@ -35,11 +35,24 @@ type TLS struct {
 	Covers func(serverName string) (canonical string, covers func(host string) bool)
 }
 
-// Listener is one address to accept on.
+// Listener is one socket to accept on. Connections wait in the kernel until
+// Serve.
 type Listener struct {
-	Addr string // "host:port"; port 0 picks one
-	TLS  *TLS   // nil: plaintext
+	Socket net.Listener
+	TLS    *TLS // nil: plaintext
 }
+
+// Listen opens a TCP socket on "host:port"; port 0 picks one.
+func Listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	return ln, nil
+}
+
+// Addr returns the address of a TCP socket, unmapped.
+func Addr(ln net.Listener) netip.AddrPort { return addrPort(ln.Addr()) }
 
 // Options configure a Server. Handler is required.
 type Options struct {
@@ -63,15 +76,14 @@ type Server struct {
 	opts Options
 
 	// mu protects the following.
-	mu        sync.Mutex
-	listeners []net.Listener
-	conns     map[net.Conn]struct{}
-	cut       context.CancelFunc // ends the context of every connection
-	draining  bool
-	idle      chan struct{} // closed when draining and the last connection is gone
+	mu       sync.Mutex
+	conns    map[net.Conn]struct{}
+	cut      context.CancelFunc // ends the context of every connection
+	draining bool
+	idle     chan struct{} // closed when draining and the last connection is gone
 }
 
-// New returns a Server that is not bound yet.
+// New returns a Server. It owns the sockets.
 func New(opts Options) *Server {
 	if opts.HandshakeTimeout == 0 {
 		opts.HandshakeTimeout = 10 * time.Second
@@ -82,37 +94,7 @@ func New(opts Options) *Server {
 	return &Server{opts: opts, conns: map[net.Conn]struct{}{}, cut: func() {}, idle: make(chan struct{})}
 }
 
-// Bind opens the sockets. Connections wait in the kernel until Serve.
-func (s *Server) Bind() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range s.opts.Listeners {
-		ln, err := net.Listen("tcp", l.Addr)
-		if err != nil {
-			for _, open := range s.listeners {
-				_ = open.Close()
-			}
-			s.listeners = nil
-			return fmt.Errorf("listen on %s: %w", l.Addr, err)
-		}
-		s.listeners = append(s.listeners, ln)
-	}
-	return nil
-}
-
-// Addrs returns the bound addresses in the order of Options.Listeners.
-func (s *Server) Addrs() []netip.AddrPort {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []netip.AddrPort
-	for _, ln := range s.listeners {
-		out = append(out, addrPort(ln.Addr()))
-	}
-	return out
-}
-
 // Serve accepts until Drain, or until ctx ends, which cuts every connection.
-// Call Bind first.
 func (s *Server) Serve(ctx context.Context) error {
 	connCtx, cut := context.WithCancel(ctx)
 	defer cut()
@@ -120,15 +102,14 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer stop()
 
 	s.mu.Lock()
-	listeners := s.listeners
 	s.cut = cut
 	s.mu.Unlock()
-	errs := make(chan error, len(listeners))
-	for i, ln := range listeners {
-		go func() { errs <- s.accept(connCtx, ln, s.opts.Listeners[i].TLS) }()
+	errs := make(chan error, len(s.opts.Listeners))
+	for _, l := range s.opts.Listeners {
+		go func() { errs <- s.accept(connCtx, l.Socket, l.TLS) }()
 	}
 	var first error
-	for range listeners {
+	for range s.opts.Listeners {
 		if err := <-errs; err != nil && first == nil {
 			first = err
 			s.abort() // without one of its listeners a server is of no use
@@ -163,8 +144,8 @@ func (s *Server) beginDrain() {
 	}
 	s.draining = true
 	close(s.opts.Draining)
-	for _, ln := range s.listeners {
-		_ = ln.Close()
+	for _, l := range s.opts.Listeners {
+		_ = l.Socket.Close()
 	}
 	if len(s.conns) == 0 {
 		close(s.idle)

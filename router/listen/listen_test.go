@@ -85,12 +85,9 @@ func start(t *testing.T, opts Options) *running {
 	opts.Draining = make(chan struct{})
 	opts.Handler, opts.Log = echo{opts.Draining}, logr.Discard()
 	if opts.Listeners == nil {
-		opts.Listeners = []Listener{{Addr: "127.0.0.1:0"}}
+		opts.Listeners = []Listener{{Socket: socket(t)}}
 	}
 	s := New(opts)
-	if err := s.Bind(); err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Server: s, cancel: cancel, done: make(chan error, 1)}
 	go func() { r.done <- s.Serve(ctx) }()
@@ -103,9 +100,20 @@ func start(t *testing.T, opts Options) *running {
 	return r
 }
 
+func socket(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+func (r *running) addr() string { return Addr(r.opts.Listeners[0].Socket).String() }
+
 func dial(t *testing.T, r *running) (net.Conn, *bufio.Reader) {
 	t.Helper()
-	c, err := net.Dial("tcp", r.Addrs()[0].String())
+	c, err := net.Dial("tcp", r.addr())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,13 +146,13 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := start(t, Options{Listeners: []Listener{{Addr: "127.0.0.1:0", TLS: &TLS{
+	s := start(t, Options{Listeners: []Listener{{Socket: socket(t), TLS: &TLS{
 		Config: &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}},
 		Covers: func(name string) (string, func(string) bool) {
 			return strings.ToLower(name), func(host string) bool { return host == "a.example" }
 		},
 	}}}})
-	c, err := tls.Dial("tcp", s.Addrs()[0].String(), &tls.Config{ServerName: "A.example", RootCAs: ca.Pool(), NextProtos: []string{"h2"}})
+	c, err := tls.Dial("tcp", s.addr(), &tls.Config{ServerName: "A.example", RootCAs: ca.Pool(), NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +196,7 @@ func TestProxyProtocol(t *testing.T) {
 
 // TestHandshakeTimeout: peers that stop in the middle of the handshake go away.
 func TestHandshakeTimeout(t *testing.T) {
-	s := start(t, Options{HandshakeTimeout: 20 * time.Millisecond, Listeners: []Listener{{Addr: "127.0.0.1:0", TLS: &TLS{Config: &tls.Config{}}}}})
+	s := start(t, Options{HandshakeTimeout: 20 * time.Millisecond, Listeners: []Listener{{Socket: socket(t), TLS: &TLS{Config: &tls.Config{}}}}})
 	c, r := dial(t, s)
 	fmt.Fprint(c, "\x16\x03\x01")
 	if _, err := r.ReadByte(); err == nil {
@@ -208,7 +216,7 @@ func TestDrainCutsNothing(t *testing.T) {
 		t.Errorf("the idle connection ended with %v", err)
 	}
 	for { // the sockets close a moment after the drain began
-		c, err := net.Dial("tcp", s.Addrs()[0].String())
+		c, err := net.Dial("tcp", s.addr())
 		if err != nil {
 			break
 		}
@@ -237,10 +245,11 @@ func TestDrainDeadline(t *testing.T) {
 	}
 }
 
-func TestBindFails(t *testing.T) {
-	s := start(t, Options{})
-	other := New(Options{Listeners: []Listener{{Addr: "127.0.0.1:0"}, {Addr: s.Addrs()[0].String()}}})
-	if err := other.Bind(); err == nil || !strings.Contains(err.Error(), s.Addrs()[0].String()) {
+func TestListenNamesTheAddress(t *testing.T) {
+	ln := socket(t)
+	defer ln.Close()
+	addr := Addr(ln).String()
+	if _, err := Listen(addr); err == nil || !strings.Contains(err.Error(), addr) {
 		t.Errorf("error %v does not name the address", err)
 	}
 }

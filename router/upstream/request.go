@@ -10,12 +10,13 @@ import (
 )
 
 // Request is what is sent to a backend, ready for the wire: nothing is added
-// but Host, framing and, with Upgrade, the two upgrade fields.
+// but Host, framing, and the fields that Upgrade, Trailers and Continue stand
+// for.
 type Request struct {
 	Method string
 	Target string // origin-form, or "*"
 	Host   string
-	// Fields are valid, without Host, Content-Length, Transfer-Encoding,
+	// Fields are valid, without Host, Content-Length, Transfer-Encoding, TE,
 	// Connection, Upgrade and Expect.
 	Fields view.Fields
 	// Length of the body; 0 for none, -1 if only its end will tell.
@@ -23,6 +24,8 @@ type Request struct {
 	Body   Body // nil exactly if Length is 0
 	// Upgrade is the protocol that the client offers to switch to, or "".
 	Upgrade string
+	// Trailers tells the backend that the client takes trailer fields.
+	Trailers bool
 	// Continue asks the backend for "100 Continue" before the body. The body
 	// is sent when the client sends it, with or without.
 	Continue bool
@@ -56,9 +59,13 @@ func (r *Request) appendHead(b []byte) []byte {
 	b = wire.AppendRequestLine(b, r.Method, r.Target)
 	b = wire.AppendField(b, "Host", r.Host)
 	b = wire.AppendFields(b, r.Fields)
-	if r.Upgrade != "" {
+	switch {
+	case r.Upgrade != "":
 		b = wire.AppendField(b, "Connection", "Upgrade")
 		b = wire.AppendField(b, "Upgrade", r.Upgrade)
+	case r.Trailers:
+		b = wire.AppendField(b, "Connection", "TE")
+		b = wire.AppendField(b, "TE", "trailers")
 	}
 	if r.Continue {
 		b = wire.AppendField(b, "Expect", "100-continue")

@@ -206,6 +206,9 @@ func (r *Response) await() {
 // Trailers returns the trailer fields once Read has returned io.EOF.
 func (r *Response) Trailers() view.Fields { return r.chunks.Trailers() }
 
+// Ready reports whether Read can return without waiting for the backend.
+func (r *Response) Ready() bool { return r.ended || r.conn.r < r.conn.w }
+
 // Sent reports whether the whole request body has been taken from the client.
 func (r *Response) Sent() bool { return r.upload == nil || r.upload.taken.Load() }
 

@@ -89,6 +89,8 @@ func (h *RequestHead) parseLine(line string, l *Limits) error {
 	case version == "HTTP/1.1":
 		h.Minor = 1
 	case version == "HTTP/1.0":
+	case line == "PRI * HTTP/2.0":
+		return bad("h2_preface", "HTTP/2 is spoken only where TLS has settled on it")
 	case len(version) == 8 && strings.HasPrefix(version, "HTTP/") && version[6] == '.' &&
 		all(version[5:6]+version[7:], isDigit):
 		return &Error{505, "version", "only HTTP/1.0 and HTTP/1.1 are spoken here"}

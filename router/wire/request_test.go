@@ -141,7 +141,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		"version 1.10":          {line("GET / HTTP/1.10"), 400, "request_line"},
 		"version 2.0":           {line("GET / HTTP/2.0"), 505, "version"},
 		"version 1.2":           {line("GET / HTTP/1.2"), 505, "version"},
-		"h2 preface":            {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version"},
+		"h2 preface":            {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "h2_preface"},
 		"fragment":              {line("GET /a#b HTTP/1.1"), 400, "target"},
 		"raw utf-8":             {line("GET /\xc3\xa9 HTTP/1.1"), 400, "target"},
 		"NUL in target":         {line("GET /\x00 HTTP/1.1"), 400, "target"},

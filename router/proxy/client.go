@@ -1,0 +1,177 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/router/wire"
+)
+
+// identify settles who the client is, the scheme it used and the request's id.
+func (e *Engine) identify(x *exchange) {
+	r := &x.req
+	x.trusted = e.trusts(r.Conn.Peer.Addr())
+	r.Client = r.Conn.Peer.Addr().Unmap()
+	r.Scheme = "http"
+	if r.Conn.TLS != nil {
+		r.Scheme = "https"
+	}
+	r.ID = ""
+	if x.trusted {
+		r.Client = e.clientAddr(r)
+		switch said := first(r.Fields, "X-Forwarded-Proto"); {
+		case strings.EqualFold(said, "https"):
+			r.Scheme = "https"
+		case strings.EqualFold(said, "http"):
+			r.Scheme = "http"
+		}
+		if id := r.Fields.Get("X-Request-ID"); len(id) <= 128 && wire.ValidName(id) {
+			r.ID = id
+		}
+	}
+	if r.ID == "" {
+		r.ID = newID()
+	}
+}
+
+func (e *Engine) trusts(a netip.Addr) bool {
+	a = a.Unmap()
+	for _, p := range e.opts.TrustedProxies {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// clientAddr walks X-Forwarded-For from its end, where the nearest proxy wrote,
+// to the first address that is not trusted. What is left of that, or of
+// something that is not an address, is hearsay.
+func (e *Engine) clientAddr(r *view.Request) netip.Addr {
+	var said []string
+	for s := range r.Fields.Tokens("X-Forwarded-For") {
+		said = append(said, s)
+	}
+	client := r.Conn.Peer.Addr().Unmap()
+	for i := len(said) - 1; i >= 0; i-- {
+		a, ok := parseClient(said[i])
+		if !ok {
+			break
+		}
+		client = a
+		if !e.trusts(a) {
+			break
+		}
+	}
+	return client
+}
+
+// parseClient reads an address with or without a port.
+func parseClient(s string) (netip.Addr, bool) {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr().Unmap(), true
+	}
+	s = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	a, err := netip.ParseAddr(s)
+	return a.Unmap(), err == nil
+}
+
+// introduce returns the fields to forward: the cleaned ones, and what we say of
+// the client. Fields of ours come last, after everything was removed that must
+// go, so that nothing a client sends can strip or double them.
+func (e *Engine) introduce(x *exchange) view.Fields {
+	r, fs := &x.req, x.req.Fields
+	peer := r.Conn.Peer.Addr().Unmap().String()
+	host, port := r.Authority, portOf(r)
+	xff := peer
+	if x.trusted {
+		if before := joined(fs, "X-Forwarded-For"); before != "" {
+			xff = before + ", " + peer
+		}
+		host = or(first(fs, "X-Forwarded-Host"), host)
+		port = or(first(fs, "X-Forwarded-Port"), port)
+		fs = fs.DelFunc(func(f view.Field) bool {
+			switch c := classify(f.Name); c {
+			case requestID:
+				return true
+			case identity:
+				return ours(f.Name)
+			}
+			return false
+		})
+	}
+	if x.length >= 0 {
+		fs = fs.Del("Trailer")
+	}
+	return append(fs,
+		view.Field{Name: "X-Forwarded-For", Value: xff},
+		view.Field{Name: "X-Forwarded-Proto", Value: r.Scheme},
+		view.Field{Name: "X-Forwarded-Host", Value: host},
+		view.Field{Name: "X-Forwarded-Port", Value: port},
+		view.Field{Name: "X-Real-IP", Value: r.Client.String()},
+		view.Field{Name: "X-Request-ID", Value: r.ID},
+	)
+}
+
+// ours reports whether introduce sets the field.
+func ours(name string) bool {
+	for _, n := range [...]string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-IP"} {
+		if strings.EqualFold(n, strings.ReplaceAll(name, "_", "-")) {
+			return true
+		}
+	}
+	return false
+}
+
+// portOf returns the port that the client used: the one it named, else the
+// scheme's.
+func portOf(r *view.Request) string {
+	if i := strings.LastIndexByte(r.Authority, ':'); i >= 0 && i+1 < len(r.Authority) && r.Authority[i+1:] != "" &&
+		!strings.HasSuffix(r.Authority, "]") {
+		return r.Authority[i+1:]
+	}
+	if r.Scheme == "https" {
+		return "443"
+	}
+	return "80"
+}
+
+// first returns the first element of a list-valued field, or "".
+func first(fs view.Fields, name string) string {
+	for s := range fs.Tokens(name) {
+		return s
+	}
+	return ""
+}
+
+func joined(fs view.Fields, name string) string {
+	out := ""
+	for s := range fs.Values(name) {
+		if out != "" && s != "" {
+			out += ", "
+		}
+		out += s
+	}
+	return out
+}
+
+func or(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+// newID returns 128 random bits in hexadecimal.
+func newID() string {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	var dst [32]byte
+	hex.Encode(dst[:], b[:])
+	return string(dst[:])
+}

@@ -1,0 +1,198 @@
+// Package proxy is the engine: it takes client connections, matches each
+// request against the newest snapshot, and forwards it to an endpoint of the
+// pool that the match names.
+//
+// The fronts (HTTP/1.1 on router/wire, HTTP/2 on golang.org/x/net/http2) fill a
+// view.Request and hand it over as an exchange; nothing behind them knows which
+// front it was.
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/net/http2"
+
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/router/wire"
+)
+
+// Snapshots matches requests against what is published. One call answers from
+// one snapshot. Safe for concurrent use.
+type Snapshots interface {
+	// Match returns the decision and the pool it leads to. The pool is nil
+	// where no route was found, and before anything is published.
+	Match(*view.Request) (router.Decision, *upstream.Pool)
+}
+
+// ChallengeResponder knows the answers to ACME HTTP-01 challenges (RFC 8555
+// §8.3). It must answer at once, from memory. Safe for concurrent use.
+type ChallengeResponder interface {
+	Respond(host, token string) (body string, ok bool)
+}
+
+// Options of an Engine.
+type Options struct {
+	Snapshots Snapshots
+	// Challenges may be nil.
+	Challenges ChallengeResponder
+	// Observer is told of every exchange. May be nil.
+	Observer Observer
+	Log      logr.Logger
+	// TrustedProxies are the peers whose X-Forwarded-* and Forwarded fields
+	// and X-Request-ID are believed.
+	TrustedProxies []netip.Prefix
+	// AllowUnderscores forwards fields with "_" in their name. Default: they
+	// are dropped, since many backends read X_Real_IP as X-Real-IP.
+	AllowUnderscores bool
+	// HTTPSPort is the port that redirects to https name. Default: 443.
+	HTTPSPort int
+	Timeouts  Timeouts
+	// Limits of request heads. Default: wire.DefaultLimits.
+	Limits wire.Limits
+	// Draining is closed when graceful shutdown begins. May be nil.
+	Draining <-chan struct{}
+}
+
+// Timeouts of the clients' side; those towards backends are
+// upstream.Timeouts. Zero fields take their defaults. There is no limit on the
+// whole of a request: a download may take a day as long as it gets on.
+type Timeouts struct {
+	// ReadHeader bounds a request head, from the first byte or, for the
+	// first request, from the start of the connection. Default: 10 s.
+	ReadHeader time.Duration
+	// Idle bounds the wait for the next request. Default: 75 s.
+	Idle time.Duration
+	// BodyGrace is how long a request body may take whatever its size;
+	// after that it must arrive with MinBodyRate on average until the
+	// response begins. Default: 10 s.
+	BodyGrace time.Duration
+	// MinBodyRate is in bytes per second. Default: 240.
+	MinBodyRate int64
+	// BodyStall bounds the wait for the next bytes of a request body.
+	// Default: 60 s.
+	BodyStall time.Duration
+	// WriteStall bounds one write to a client that does not read.
+	// Default: 60 s.
+	WriteStall time.Duration
+	// Tunnel bounds the silence, both ways, of an upgraded connection.
+	// Default: 1 h.
+	Tunnel time.Duration
+	// DrainIdle is how long an idle connection may still begin a request once
+	// the engine drains. Default: 1 s.
+	DrainIdle time.Duration
+}
+
+func (t *Timeouts) setDefaults() {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&t.ReadHeader, 10 * time.Second}, {&t.Idle, 75 * time.Second},
+		{&t.BodyGrace, 10 * time.Second}, {&t.BodyStall, time.Minute},
+		{&t.WriteStall, time.Minute}, {&t.Tunnel, time.Hour}, {&t.DrainIdle, time.Second},
+	} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if t.MinBodyRate <= 0 {
+		t.MinBodyRate = 240
+	}
+}
+
+// Engine serves connections. Safe for concurrent use.
+type Engine struct {
+	opts  Options       // const after New
+	h2    *http2.Server // const after New
+	h2cfg *http.Server  // never listens; carries limits and the shutdown signal
+
+	panics atomic.Int64
+
+	mu    sync.Mutex // protects the following
+	conns map[*h1Conn]struct{}
+}
+
+// New returns an Engine. Start must run for idle connections to notice that the
+// engine drains.
+func New(opts Options) *Engine {
+	opts.Timeouts.setDefaults()
+	if opts.Limits == (wire.Limits{}) {
+		opts.Limits = wire.DefaultLimits
+	}
+	if opts.HTTPSPort == 0 {
+		opts.HTTPSPort = 443
+	}
+	if opts.Observer == nil {
+		opts.Observer = Observers(nil)
+	}
+	e := &Engine{opts: opts, conns: make(map[*h1Conn]struct{})}
+	e.h2, e.h2cfg = newH2Server(&e.opts)
+	return e
+}
+
+// Start waits for Draining, then asks idle HTTP/1.1 connections to end and
+// sends GOAWAY on HTTP/2 ones. It returns when ctx ends.
+func (e *Engine) Start(ctx context.Context) error {
+	select {
+	case <-e.opts.Draining:
+		e.drainIdle()
+		e.h2cfg.Shutdown(ctx)
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// ServeConn serves one connection until it ends, and closes it. info must be
+// complete and is not written. When ctx ends the connection is cut, whatever is
+// under way on it.
+func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
+	defer c.Close()
+	if info.TLS != nil && info.TLS.Protocol == "h2" {
+		e.serveH2(ctx, c, info)
+		return
+	}
+	e.serveH1(ctx, c, info)
+}
+
+// Panics returns how many requests ended in a panic of the engine.
+func (e *Engine) Panics() int64 { return e.panics.Load() }
+
+func (e *Engine) draining() bool {
+	select {
+	case <-e.opts.Draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// drainIdle gives every idle connection its last chance to send a request.
+func (e *Engine) drainIdle() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for c := range e.conns {
+		c.lastChance()
+	}
+}
+
+func (e *Engine) track(c *h1Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.conns[c] = struct{}{}
+}
+
+func (e *Engine) untrack(c *h1Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.conns, c)
+}

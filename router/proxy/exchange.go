@@ -1,0 +1,208 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/router/view"
+)
+
+// front is one request and its response as the protocol towards the client
+// holds them. Body methods may be called beside the others.
+type front interface {
+	upstream.Body
+	// Inform sends a 1xx response, or nothing where the protocol has none.
+	Inform(status int, fields view.Fields) error
+	// Begin takes the head of the final response; it may wait for Flush or
+	// the first Write.
+	Begin(*responseHead) error
+	// Write takes body bytes and need not send them before Flush or End.
+	Write(p []byte) error
+	Flush() error
+	// End completes the response.
+	End(trailers view.Fields) error
+	// Abort lets the client see that the response did not end.
+	Abort()
+	// Tunnel sends a 101 and hands out the connection with what the client
+	// has sent behind its request. The front's work is then over.
+	Tunnel(*responseHead) (net.Conn, error)
+}
+
+// responseHead is the head of a response to a client.
+type responseHead struct {
+	Status int
+	Reason string // reason phrase; empty: the usual one
+	// Fields are without framing and hop-by-hop fields.
+	Fields view.Fields
+	// Length of the body, or what Content-Length says where there is none;
+	// -1 if unknown.
+	Length int64
+	// NoBody tells that no body follows, whatever Length says.
+	NoBody  bool
+	Upgrade string // protocol of a 101
+}
+
+// exchange is one request on its way through the engine. The front fills the
+// first part; it is used by one goroutine.
+type exchange struct {
+	ctx   context.Context // ends when the client is gone
+	front front
+	req   view.Request
+	path  string // as sent
+	// length of the request body: 0 none, -1 unknown.
+	length  int64
+	expects bool   // the client waits for 100 Continue
+	upgrade string // protocol offered, "" if none
+
+	trailers bool // the client takes trailer fields
+	trusted  bool // the peer is a trusted proxy
+	out      upstream.Request
+	rec      view.Record
+	begun    bool // the final response has begun
+}
+
+// fault is why the engine itself answers.
+type fault struct {
+	status int
+	reason string // constant word for logs and metrics
+	detail string // sentence for people, without internals
+	fields view.Fields
+}
+
+// run takes an exchange from its request to the end of its response, and
+// reports it.
+func (e *Engine) run(x *exchange) {
+	defer e.report(x)
+	defer func() {
+		if v := recover(); v != nil {
+			e.recovered(x, v)
+		}
+	}()
+	if f := e.prepare(x); f != nil {
+		x.answer(f)
+		return
+	}
+	if body, ok := e.challenge(&x.req); ok {
+		x.answerText(200, "", "application/octet-stream", body, nil)
+		return
+	}
+	decision, pool := e.opts.Snapshots.Match(&x.req)
+	if r := decision.Route; r != nil {
+		x.rec.Ingress, x.rec.Service, x.rec.Port = r.Ingress, r.Service, r.Backend.Port
+	}
+	if f := e.decide(&x.req, &decision); f != nil {
+		x.answer(f)
+		return
+	}
+	if pool == nil {
+		x.answer(noEndpoint())
+		return
+	}
+	e.forward(x, pool)
+}
+
+func (e *Engine) recovered(x *exchange, v any) {
+	e.panics.Add(1)
+	e.opts.Log.Error(nil, "panic while serving a request", "panic", v, "id", x.req.ID, "stack", string(debug.Stack()))
+	if x.begun {
+		x.rec.Reason = "panic"
+		x.front.Abort()
+		return
+	}
+	x.answer(&fault{status: 500, reason: "panic", detail: "something went wrong here"})
+}
+
+func (e *Engine) report(x *exchange) {
+	x.rec.Request = &x.req
+	x.rec.Duration = time.Since(x.rec.Start)
+	e.opts.Observer.Observe(&x.rec)
+}
+
+// prepare refuses what is never forwarded, and settles the canonical forms and
+// who the client is.
+func (e *Engine) prepare(x *exchange) *fault {
+	r := &x.req
+	e.identify(x)
+	switch {
+	case r.Method == "CONNECT" || r.Method == "TRACE":
+		return &fault{status: 405, reason: "method", detail: r.Method + " is not served here"}
+	case r.Fields.HasToken("Upgrade", "h2c"):
+		return &fault{status: 400, reason: "h2c", detail: "an upgrade to h2c is not served here"}
+	}
+	var err error
+	if r.Host, err = view.CanonicalHost(r.Authority); err != nil {
+		return &fault{status: 400, reason: "bad_host", detail: err.Error()}
+	}
+	r.Path = x.path
+	if x.path != "*" {
+		if r.Path, err = view.CanonicalPath(x.path); err != nil {
+			r.Path = ""
+			return &fault{status: 400, reason: "bad_path", detail: err.Error()}
+		}
+	}
+	x.offers()
+	r.Fields = e.clean(r.Fields, x.trusted)
+	return nil
+}
+
+// offers notes what the hop-by-hop fields say, before they are removed.
+func (x *exchange) offers() {
+	fs := x.req.Fields
+	x.trailers = fs.HasToken("TE", "trailers")
+	x.upgrade = ""
+	if x.req.Proto != "HTTP/1.1" || x.length != 0 || !fs.HasToken("Connection", "upgrade") {
+		return
+	}
+	for protocol := range fs.Tokens("Upgrade") {
+		x.upgrade = protocol
+		return
+	}
+}
+
+// challenge answers for the certificate authority.
+func (e *Engine) challenge(r *view.Request) (string, bool) {
+	token, ok := strings.CutPrefix(r.Path, router.ACMEChallengePath)
+	if !ok || e.opts.Challenges == nil || token == "" || r.Method != "GET" && r.Method != "HEAD" {
+		return "", false
+	}
+	return e.opts.Challenges.Respond(r.Host, token)
+}
+
+// decide turns a decision into the engine's own answer, or nil to forward.
+func (e *Engine) decide(r *view.Request, d *router.Decision) *fault {
+	switch d.Verdict(r) {
+	case router.Misdirected:
+		return &fault{status: 421, reason: "misdirected",
+			detail: "this connection was made for another host; use a new one"}
+	case router.NotFound:
+		return &fault{status: 404, reason: "no_route", detail: "no route for this host and path"}
+	case router.Refused:
+		return &fault{status: 503, reason: "refused", detail: "this route asks for a protection that is not available here"}
+	case router.Redirect:
+		return &fault{status: 308, reason: "https_redirect", detail: "this host is served over https",
+			fields: view.Fields{{Name: "Location", Value: e.secureURL(r)}}}
+	}
+	return nil
+}
+
+func (e *Engine) secureURL(r *view.Request) string {
+	port := ""
+	if e.opts.HTTPSPort != 443 {
+		port = ":" + strconv.Itoa(e.opts.HTTPSPort)
+	}
+	target := r.Target()
+	if r.Path == "*" {
+		target = "/"
+	}
+	return "https://" + r.Host + port + target
+}
+
+// errClientGone cancels an exchange whose client has closed the connection.
+var errClientGone = errors.New("the client closed the connection")

@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/router/wire"
+)
+
+const copySize = 32 << 10
+
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+
+// forward sends the request to the pool and the response to the client.
+func (e *Engine) forward(x *exchange, pool *upstream.Pool) {
+	x.out = upstream.Request{
+		Method:   x.req.Method,
+		Target:   x.req.Target(),
+		Host:     x.req.Authority,
+		Fields:   e.introduce(x),
+		Length:   x.length,
+		Upgrade:  x.upgrade,
+		Trailers: x.trailers,
+		Continue: x.expects,
+		Informational: func(status int, fields view.Fields) error {
+			return x.front.Inform(status, cleanResponse(fields, false))
+		},
+	}
+	if x.length != 0 {
+		x.out.Body = &countedBody{Body: x.front, n: &x.rec.BytesIn}
+	}
+	start := time.Now()
+	resp, err := pool.Do(x.ctx, &x.out)
+	x.rec.Upstream = time.Since(start)
+	if err != nil {
+		x.failed(err)
+		return
+	}
+	defer resp.Close()
+	x.rec.Endpoint, x.rec.Attempts = resp.Endpoint, resp.Attempts
+	if resp.Head.Status == 101 {
+		e.tunnel(x, resp)
+		return
+	}
+	x.relay(resp)
+}
+
+// countedBody counts what the upload reads. The count is complete once the
+// response is closed.
+type countedBody struct {
+	upstream.Body
+	n *int64
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.Body.Read(p)
+	*b.n += int64(n)
+	return n, err
+}
+
+// relay passes the response on as it arrives: whatever one read returns is
+// flushed before the next one waits.
+func (x *exchange) relay(resp *upstream.Response) {
+	h := resp.Head
+	err := x.begin(&responseHead{
+		Status: h.Status,
+		Reason: h.Reason,
+		Fields: cleanResponse(h.Fields, h.Framing == wire.Chunked),
+		Length: h.Length,
+		NoBody: h.Framing == wire.NoBody,
+	})
+	buf := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buf)
+	for err == nil {
+		if !resp.Ready() {
+			if err = x.front.Flush(); err != nil {
+				break
+			}
+		}
+		n, readErr := resp.Read(buf[:])
+		if n > 0 {
+			x.rec.BytesOut += int64(n)
+			err = x.front.Write(buf[:n])
+		}
+		if readErr == io.EOF && err == nil {
+			err = x.front.End(resp.Trailers())
+			break
+		}
+		if readErr != nil && err == nil {
+			x.cut(readErr)
+			return
+		}
+	}
+	if err != nil {
+		x.rec.Reason = "client_gone"
+		x.front.Abort()
+	}
+}
+
+// cut ends a response that the backend did not bring to its end. It must not
+// look whole to the client.
+func (x *exchange) cut(err error) {
+	switch {
+	case x.ctx.Err() != nil:
+		x.rec.Reason = "client_gone"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		x.rec.Reason = "backend_stalled"
+	default:
+		x.rec.Reason = "backend_truncated"
+	}
+	x.front.Abort()
+}
+
+func (x *exchange) begin(h *responseHead) error {
+	x.begun = true
+	x.rec.Status = h.Status
+	return x.front.Begin(h)
+}
+
+// failed answers for a backend that gave no response.
+func (x *exchange) failed(err error) {
+	var e *upstream.Error
+	if !errors.As(err, &e) {
+		e = &upstream.Error{Kind: upstream.Broken, Err: err}
+	}
+	x.rec.Attempts = e.Attempts
+	switch e.Kind {
+	case upstream.NoEndpoint:
+		x.answer(noEndpoint())
+	case upstream.Unreachable:
+		x.answer(&fault{status: 502, reason: "connect_failed", detail: "the backend cannot be reached"})
+	case upstream.Timeout:
+		x.answer(&fault{status: 504, reason: "backend_timeout", detail: "the backend did not answer in time"})
+	case upstream.BodyFailed:
+		x.front.Close()
+		x.bodyFailed(e.Err)
+	case upstream.Canceled:
+		x.gone()
+	default:
+		x.answer(&fault{status: 502, reason: "bad_response", detail: "the backend did not give a valid response"})
+	}
+}
+
+func (x *exchange) bodyFailed(err error) {
+	var bad *wire.Error
+	switch {
+	case errors.As(err, &bad):
+		x.answer(&fault{status: bad.Status, reason: bad.Reason, detail: bad.Detail})
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		x.answer(&fault{status: 408, reason: "body_timeout", detail: "the request body came too slowly"})
+	default:
+		x.gone()
+	}
+}
+
+// gone ends an exchange whose client has left before there was a response.
+func (x *exchange) gone() {
+	x.rec.Status, x.rec.Reason = 499, "client_gone"
+	x.front.Abort()
+}
+
+func noEndpoint() *fault {
+	return &fault{status: 503, reason: "no_endpoint", detail: "no endpoint of the backend is ready",
+		fields: view.Fields{{Name: "Retry-After", Value: "1"}}}
+}

@@ -16,6 +16,13 @@ help: ## show this list
 build: ## build bin/portico and bin/portico-demo
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+run: build ## serve config/samples on ports 8080 and 8443 without a cluster, with demo backends
+	@bin/portico-demo & demo=$$!; trap 'kill $$demo 2>/dev/null || true' EXIT; \
+	bin/portico serve -f config/samples
+
+quickstart: build ## drive what make run starts with curl and a browser
+	@test/quickstart/run.sh
+
 test: ## run every test, with the race detector, against a real etcd and kube-apiserver
 	@[[ -n "$(RACE)" ]] || echo "make test: no C compiler found, so without the race detector (apt-get install gcc libc6-dev)" >&2
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
@@ -44,4 +51,4 @@ full: ## everything that is run before an issue is resolved
 clean: ## remove bin/; the cache of built tools stays
 	rm -rf bin
 
-.PHONY: help build test verify generate bench scale tools full clean
+.PHONY: help build run quickstart test verify generate bench scale tools full clean

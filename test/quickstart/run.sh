@@ -1,0 +1,275 @@
+#!/usr/bin/env bash
+# The quickstart as a new user meets it: what `make run` starts, driven by curl
+# and by a browser that trusts the local CA as a user would make it trust it.
+#
+#   test/quickstart/run.sh              needs bin/portico and bin/portico-demo
+#
+# Ports: HTTP_PORT (8080), HTTPS_PORT (8443), ADMIN_PORT (9090), DEBUG_PORT
+# (9091); the demo backends listen on 9201-9204. BROWSER=none leaves the
+# browser out.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+http_port=${HTTP_PORT:-8080}
+https_port=${HTTPS_PORT:-8443}
+admin_port=${ADMIN_PORT:-9090}
+debug_port=${DEBUG_PORT:-9091}
+
+work=$(mktemp -d)
+pids=()
+
+# finish ends what this script started, and shows the log if something failed.
+finish() {
+  local status=$?
+  trap - EXIT
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+  if ((status != 0)) && [[ -s $work/portico.log ]]; then
+    echo "--- portico said:" >&2
+    grep -v '^{' "$work/portico.log" | tail -n 60 >&2 || true
+  fi
+  rm -rf "$work"
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+fail() {
+  echo "quickstart: FAIL: $*" >&2
+  exit 1
+}
+
+ok() { echo "quickstart: ok: $*"; }
+
+# need installs missing Debian packages if it may.
+need() {
+  local command=$1 package=$2
+  command -v "$command" >/dev/null && return
+  if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
+    echo "quickstart: installing $package"
+    apt-get update -qq >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+    return
+  fi
+  fail "$command is missing; install the Debian package $package"
+}
+
+# eventually runs a command until it succeeds, for at most 20 seconds.
+eventually() {
+  local what=$1 end=$((SECONDS + 20))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < end)) || fail "never came: $what"
+    sleep 0.05
+  done
+}
+
+# took_effect is eventually for an edit, and says how long it took.
+took_effect() {
+  local what=$1 start=${EPOCHREALTIME/[.,]/}
+  shift
+  eventually "$what" "$@"
+  ok "$what ($(((${EPOCHREALTIME/[.,]/} - start) / 1000)) ms)"
+}
+
+base=https://shop.localhost:$https_port
+ask() { curl --silent --show-error --max-time 20 --cacert "$ca" "$@"; }
+
+# answers asks for a URL and compares status, and what the body contains.
+answers() {
+  local want=$1 text=$2
+  shift 2
+  local got
+  got=$(ask --output "$work/body" --write-out '%{http_code}' "$@") || fail "$*: curl failed"
+  [[ $got == "$want" ]] || fail "$*: status $got, want $want"
+  grep -qF -- "$text" "$work/body" || fail "$*: no \"$text\" in: $(head -c 400 "$work/body")"
+}
+
+start() {
+  for binary in bin/portico bin/portico-demo; do
+    [[ -x $binary ]] || fail "$binary is missing; run make build"
+  done
+  need curl curl
+  cp -r config/samples "$work/samples"
+  export XDG_STATE_HOME=$work/state
+  ca=$XDG_STATE_HOME/portico/local-ca/ca.crt
+  bin/portico-demo >"$work/demo.log" 2>&1 &
+  pids+=($!)
+  PORTICO_HTTP_ADDR=:$http_port PORTICO_HTTPS_ADDR=:$https_port \
+    PORTICO_ADMIN_ADDR=127.0.0.1:$admin_port PORTICO_DEBUG_ADDR=127.0.0.1:$debug_port \
+    bin/portico serve -f "$work/samples" >"$work/portico.log" 2>&1 &
+  pids+=($!)
+  eventually "readiness" curl --silent --fail "http://127.0.0.1:$admin_port/readyz"
+  eventually "demo backends" curl --silent --fail http://127.0.0.1:9204/
+  for pid in "${pids[@]}"; do
+    kill -0 "$pid" 2>/dev/null || fail "a process ended early: $(cat "$work/demo.log")"
+  done
+  ok "ready"
+}
+
+startup() {
+  grep -qF "$ca" "$work/portico.log" || fail "the path of the local CA is not printed"
+  grep -qF "$base" "$work/portico.log" || fail "the URL to open is not printed"
+  [[ $(stat -c %a "$(dirname "$ca")/ca.key") == 600 ]] || fail "others may read the key of the local CA"
+  [[ -z $(find "$work/samples" -newer "$ca" -type f) ]] || fail "something was written into the manifest folder"
+  ok "the user is told what to open"
+}
+
+pages() {
+  answers 200 "The Portico Shop" "$base/"
+  answers 200 "https</td>" --header "X-Forwarded-Proto: http" "$base/" # a stranger's word does not count
+  answers 200 '"backend": "api-' "$base/api/orders?a=%2f"
+  answers 200 '"uri": "/api/orders?a=%2f"' "$base/api/orders?a=%2f"
+  answers 200 "The Portico Shop" "$base/apis" # Prefix goes by path elements
+  answers 200 '"body": "hello"' --data hello "$base/api/orders"
+  local version
+  version=$(ask --output /dev/null --write-out '%{http_version}' "$base/")
+  [[ $version == 2 ]] || fail "HTTP/$version instead of HTTP/2"
+  ok "pages, over HTTP/2"
+
+  for _ in 1 2 3 4; do ask "$base/api/"; done | grep -o '"api-[12]"' | sort -u | wc -l | grep -qx 2 ||
+    fail "not both replicas answer"
+  ok "both replicas answer"
+}
+
+redirect() {
+  local got
+  got=$(ask --output /dev/null --write-out '%{http_code} %{redirect_url}' "http://shop.localhost:$http_port/api?x=1")
+  [[ $got == "308 $base/api?x=1" ]] || fail "redirect: $got"
+  ok "http redirects to https"
+}
+
+wildcard() {
+  answers 200 '"host": "a.apps.localhost:' "https://a.apps.localhost:$https_port/echo"
+  answers 200 '"backend": "api-' "https://a.apps.localhost:$https_port/status"
+  answers 200 "The Portico Shop" "https://a.apps.localhost:$https_port/status/x"
+  answers 200 '"backend": "api-' "http://b.apps.localhost:$http_port/echo"
+  ok "a wildcard host, with and without TLS"
+  answers 404 "" "http://a.b.apps.localhost:$http_port/echo"
+  answers 404 "" "http://nowhere.localhost:$http_port/"
+  if ask --output /dev/null https://nowhere.localhost:"$https_port"/ 2>/dev/null; then
+    fail "a host without certificate is trusted"
+  fi
+  ok "hosts that nobody serves"
+}
+
+streams() {
+  local line
+  line=$(ask --no-buffer "$base/live/events" | head -n 1) || true # curl ends with the pipe
+  [[ $line == "data: "*" from live-1" ]] || fail "server-sent events: $line"
+  line=$(ask --no-buffer --http1.1 --include --header "Connection: Upgrade" --header "Upgrade: websocket" \
+    --header "Sec-WebSocket-Version: 13" --header "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==" "$base/live/clock" |
+    tr -d '\r\0' | grep -a -m 1 -A 99 -i '^Sec-WebSocket-Accept' | grep -a -m 1 -o -e 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=') || true
+  [[ $line == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" ]] || fail "WebSocket handshake: $line"
+  line=$(ask --no-buffer --http1.1 --header "Connection: Upgrade" --header "Upgrade: websocket" \
+    --header "Sec-WebSocket-Version: 13" --header "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==" "$base/live/clock" |
+    tr -d '\0' | head -c 20) || true
+  [[ $line == *" from live"* ]] || fail "WebSocket message: $line"
+  ok "server-sent events and WebSocket"
+}
+
+# replace writes a file as editors do.
+replace() {
+  cat >"$1.new"
+  mv "$1.new" "$1"
+}
+
+says() { grep -qF -- "$1" "$work/portico.log"; }
+status_is() { [[ $(ask --output /dev/null --write-out '%{http_code}' "$2") == "$1" ]]; }
+goes_to() { ask "$2" | grep -qF -- "$1"; }
+
+edits() {
+  local shop=$work/samples/shop.yaml line
+  sed 's|path: /api|path: /orders|' "$shop" | replace "$shop"
+  took_effect "an edit is served" goes_to '"backend": "api-' "$base/orders"
+  answers 200 "The Portico Shop" "$base/api"
+
+  cp "$shop" "$work/good.yaml"
+  line=$(grep -n 'pathType: Prefix' "$shop" | head -n 1 | cut -d: -f1)
+  sed "${line}s|pathType|pathtype|" "$shop" | replace "$shop"
+  took_effect "a broken edit is reported" says \
+    "shop.yaml:$line: Ingress default/shop: spec.rules[0].http.paths[0].pathtype: unknown field; did you mean pathType?"
+  eventually "the user is told what is served" says "the last good table keeps being served"
+  answers 200 '"backend": "api-' "$base/orders"
+  curl --silent --fail "http://127.0.0.1:$debug_port/problems" | grep -qF "shop.yaml:$line" || fail "the fault is not on /problems"
+  ok "the last good table is still served"
+
+  sed 's|path: /orders|path: /api|' "$work/good.yaml" | replace "$shop"
+  took_effect "the mended manifest is served" goes_to '"backend": "api-' "$base/api/orders"
+  eventually "the user is told that it is mended" says "mended"
+
+  replace "$work/samples/more.yaml" <<YAML
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: more}
+spec:
+  tls: [{hosts: [more.localhost], secretName: more-tls}]
+  defaultBackend: {service: {name: shop, port: {number: 80}}}
+  rules: [{host: more.localhost}]
+YAML
+  took_effect "a new file is served, with a certificate" status_is 200 "https://more.localhost:$https_port/"
+  rm "$work/samples/more.yaml"
+  took_effect "a removed file is served no more" status_is 404 "http://more.localhost:$http_port/"
+}
+
+admin() {
+  curl --silent --fail "http://127.0.0.1:$admin_port/metrics" >"$work/metrics"
+  grep -qE '^portico_requests_total\{code="2xx",ingress="default/shop",service="default/api"\} [1-9]' "$work/metrics" ||
+    fail "requests are not counted"
+  grep -q '^portico_certificate_expiry_timestamp_seconds{host="shop.localhost"}' "$work/metrics" || fail "no certificate expiry"
+  curl --silent --fail "http://127.0.0.1:$debug_port/table" | grep -q 'host shop.localhost' || fail "no table"
+  grep -m 1 '"ingress":"default/shop"' "$work/portico.log" >/dev/null || fail "no access log"
+  ok "metrics, table and access log"
+}
+
+# browse prints the page that a browser shows. Its home has the NSS database
+# that says whom the user trusts.
+browse() {
+  local profile
+  profile=$(mktemp -d "$work/profile.XXXX")
+  HOME=$1 timeout 60 chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
+    --disable-background-networking --disable-component-update --disable-sync --disable-dev-shm-usage \
+    --user-data-dir="$profile" --dump-dom "$2" 2>>"$work/browser.log"
+}
+
+# new_home makes a home folder with an empty NSS database.
+new_home() {
+  mkdir -p "$1/.pki/nssdb"
+  certutil -N -d "sql:$1/.pki/nssdb" --empty-password
+}
+
+browser() {
+  need chromium chromium
+  need certutil libnss3-tools
+  new_home "$work/trusting"
+  certutil -A -d "sql:$work/trusting/.pki/nssdb" -t C,, -n "Portico local CA" -i "$ca"
+  browse "$work/trusting" "$base/" >"$work/page" || fail "the browser failed: $(tail -n 5 "$work/browser.log")"
+  for text in "The Portico Shop" "shop-1" "GET shop.localhost:$https_port/" "X-Forwarded-Proto"; do
+    grep -qF -- "$text" "$work/page" || fail "the browser's page lacks \"$text\": $(head -c 400 "$work/page")"
+  done
+  ok "a browser that trusts the local CA shows the page"
+
+  new_home "$work/doubting"
+  browse "$work/doubting" "$base/" >"$work/page" || true
+  if grep -qF "The Portico Shop" "$work/page"; then
+    fail "a browser that does not trust the local CA shows the page"
+  fi
+  grep -qE 'ERR_CERT_AUTHORITY_INVALID|net_error -202' "$work/page" "$work/browser.log" ||
+    fail "the browser failed for another reason: $(tail -n 5 "$work/browser.log")"
+  ok "a browser that does not trust it refuses"
+}
+
+start
+startup
+pages
+redirect
+wildcard
+streams
+edits
+admin
+[[ ${BROWSER:-chromium} == none ]] || browser
+
+kill -TERM "${pids[1]}"
+wait "${pids[1]}" || fail "portico ended with status $?"
+unset 'pids[1]'
+ok "portico ends when it is told to"

@@ -22,8 +22,6 @@ import (
 // addresses through dialBackend.
 var backends sync.Map // netip.Addr → listener address on 127.0.0.1
 
-var names sync.Map
-
 // lastAddress numbers the addresses of backends, 10.0.0.1 upwards.
 var lastAddress atomic.Uint32
 
@@ -57,7 +55,6 @@ func newBackend(t *testing.T, name string) string {
 	}))
 	n := lastAddress.Add(1)
 	addr := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
-	names.Store(addr.String(), name)
 	backends.Store(addr, srv.Listener.Addr().String())
 	t.Cleanup(func() {
 		backends.Delete(addr)

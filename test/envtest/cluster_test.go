@@ -261,3 +261,20 @@ func (c *cluster) events(name string) []corev1.Event {
 	}
 	return about
 }
+
+type conditionsOf = discoveryv1.EndpointConditions
+
+// waitNextSecond waits until new objects are younger than obj: the apiserver
+// counts age in seconds. It asks the apiserver's clock, by making objects.
+func (c *cluster) waitNextSecond(obj client.Object) {
+	c.t.Helper()
+	eventually(c.t, func() error {
+		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, GenerateName: "clock-"}}
+		c.create(probe)
+		born := obj.GetCreationTimestamp()
+		if !born.Before(&probe.CreationTimestamp) {
+			return errNotYet("the second is not over")
+		}
+		return nil
+	})
+}

@@ -2,10 +2,12 @@ package envtest_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr/testr"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -37,6 +39,7 @@ type settings struct {
 
 // An instance is one Portico, wired as the command wires it.
 type instance struct {
+	front
 	t         *testing.T
 	registry  *upstream.Registry
 	certs     *certstore.Store
@@ -63,20 +66,16 @@ func (c *cluster) start(change ...func(*settings)) *instance {
 	in := &instance{t: c.t, registry: upstream.NewRegistry(upstream.Options{Dial: dialBackend})}
 	mgr := in.build(c, s)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	stopped := false
-	in.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	var group errgroup.Group
+	group.Go(func() error { return mgr.Start(ctx) })
+	in.serve(ctx, &group)
+	in.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
-			c.t.Errorf("the manager ended with %v", err)
+		if err := group.Wait(); err != nil {
+			c.t.Errorf("the instance ended with %v", err)
 		}
 		in.registry.Close()
-	}
+	})
 	c.t.Cleanup(in.stop)
 	return in
 }
@@ -89,7 +88,7 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 			in.t.Fatal(err)
 		}
 	}
-	log := testr.NewWithInterface(quietAfterTest(in.t), testr.Options{})
+	log := testr.NewWithInterface(quiet{in.t}, testr.Options{})
 	skip, lease, renew, retry := true, 3*time.Second, 2*time.Second, 500*time.Millisecond
 	mgr, err := manager.New(s.config, manager.Options{
 		Scheme:                        scheme.Scheme,

@@ -78,7 +78,7 @@ func TestShippedPermissions(t *testing.T) {
 		s.status.Source = status.Source{Nodes: true, Pods: status.Pods{Namespace: system, Labels: labels}}
 	})
 	c.waitAddresses(ing, "203.0.113.1")
-	in.wait("shop.example", "/", "one")
+	in.waitURL("https://shop.example/", "one")
 	in.waitCertificate("shop.example", "typed")
 	c.waitEvents("web", 1)
 }

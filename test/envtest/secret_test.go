@@ -191,8 +191,8 @@ func TestRefusedSecrets(t *testing.T) {
 		s.config = envtest.User(t, user)
 		s.namespaces = []string{c.namespace, closed}
 	})
-	in.wait("open.example", "/", "one")
-	in.wait("closed.example", "/", "503") // no Service there, but a route
+	in.waitURL("https://open.example/", "one")
+	in.waitURL("https://closed.example/", "503") // no Service there, but a route
 	in.waitCertificate("open.example", "open")
 	in.waitCertificate("closed.example", "")
 	if why := in.certs.Select("closed.example").Why; !strings.Contains(why, "cannot be read") || !strings.Contains(why, closed) {

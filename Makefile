@@ -20,7 +20,7 @@ run: build ## serve config/samples on ports 8080 and 8443 without a cluster, wit
 	@bin/portico-demo & demo=$$!; trap 'kill $$demo 2>/dev/null || true' EXIT; \
 	bin/portico serve -f config/samples
 
-quickstart: build ## drive what make run starts with curl and a browser
+quickstart: ## drive what make run starts with curl and a browser
 	@test/quickstart/run.sh
 
 test: ## run every test, with the race detector, against a real etcd and kube-apiserver

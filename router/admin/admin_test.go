@@ -37,7 +37,7 @@ type fixture struct {
 	pub     *publish.Publisher
 	metrics *admin.Metrics
 	sources admin.Sources
-	drops   atomic.Uint64
+	drops   atomic.Int64
 }
 
 func ingress(name, host string) *router.Ingress {

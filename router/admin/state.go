@@ -25,7 +25,7 @@ type Sources struct {
 	Certs     *certstore.Store
 	// AccessLogDrops returns how many lines of the access log were dropped
 	// so far; may be nil.
-	AccessLogDrops func() uint64
+	AccessLogDrops func() int64
 }
 
 // routes yields every route of a table, the global default included.

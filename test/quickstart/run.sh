@@ -2,8 +2,6 @@
 # The quickstart as a new user meets it: what `make run` starts, driven by curl
 # and by a browser that trusts the local CA as a user would make it trust it.
 #
-#   test/quickstart/run.sh              needs bin/portico and bin/portico-demo
-#
 # Ports: HTTP_PORT (8080), HTTPS_PORT (8443), ADMIN_PORT (9090), DEBUG_PORT
 # (9091); the demo backends listen on 9201-9204. BROWSER=none leaves the
 # browser out.
@@ -86,9 +84,7 @@ answers() {
 }
 
 start() {
-  for binary in bin/portico bin/portico-demo; do
-    [[ -x $binary ]] || fail "$binary is missing; run make build"
-  done
+  make --silent build
   need curl curl
   cp -r config/samples "$work/samples"
   export XDG_STATE_HOME=$work/state

@@ -75,6 +75,8 @@ func (o *object) checkAddress(at, address string, family discoveryv1.AddressType
 }
 
 // defaultEndpoints fills in what an apiserver would.
+//
+//lint:ignore SA1019 people still write Endpoints by hand
 func defaultEndpoints(e *corev1.Endpoints) {
 	for i := range e.Subsets {
 		for j := range e.Subsets[i].Ports {
@@ -87,6 +89,8 @@ func defaultEndpoints(e *corev1.Endpoints) {
 
 // validateEndpoints holds an Endpoints object to what an apiserver would
 // accept, loopback addresses apart.
+//
+//lint:ignore SA1019 as above
 func validateEndpoints(o *object, e *corev1.Endpoints) {
 	for i, s := range e.Subsets {
 		at := fmt.Sprintf("subsets[%d]", i)

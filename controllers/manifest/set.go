@@ -26,6 +26,7 @@ type Set struct {
 	Classes   []*networkingv1.IngressClass
 	Services  []*corev1.Service
 	Slices    []*discoveryv1.EndpointSlice
+	//lint:ignore SA1019 people still write Endpoints by hand
 	Endpoints []*corev1.Endpoints
 	Secrets   []*corev1.Secret
 

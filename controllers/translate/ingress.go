@@ -178,9 +178,7 @@ func (t *ingressTranslator) tls(entry *networkingv1.IngressTLS, field string) {
 	out := router.TLS{Secret: entry.SecretName, Field: field}
 	hosts := entry.Hosts
 	if len(hosts) == 0 {
-		for _, r := range t.out.Rules {
-			hosts = append(hosts, r.Host)
-		}
+		hosts = t.hostsWithoutTLS()
 	}
 	for i, h := range hosts {
 		host, err := ruleHost(h)
@@ -196,6 +194,18 @@ func (t *ingressTranslator) tls(entry *networkingv1.IngressTLS, field string) {
 		return
 	}
 	t.out.TLS = append(t.out.TLS, out)
+}
+
+// hostsWithoutTLS returns the hosts of the rules that no entry of spec.tls lists.
+func (t *ingressTranslator) hostsWithoutTLS() []string {
+	var hosts []string
+	for _, r := range t.out.Rules {
+		listed := slices.ContainsFunc(t.in.Spec.TLS, func(e networkingv1.IngressTLS) bool { return slices.Contains(e.Hosts, r.Host) })
+		if !listed {
+			hosts = append(hosts, r.Host)
+		}
+	}
+	return hosts
 }
 
 // Backends returns the pools that an Ingress leads to, each once, sorted.

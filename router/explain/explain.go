@@ -39,6 +39,7 @@ type Certificate struct {
 	Source   string   `json:"source"`
 	Entry    string   `json:"entry,omitempty"`
 	Names    []string `json:"names"`
+	Issuer   string   `json:"issuer"`
 	NotAfter string   `json:"notAfter"`
 	Why      string   `json:"why"`
 	Warning  string   `json:"warning,omitempty"`
@@ -77,7 +78,7 @@ func (rep *Report) certificate(src Source, serverName string) {
 	}
 	sel := src.Certs.Select(serverName)
 	c := &Certificate{
-		Source: sel.Source, Entry: sel.Entry, Names: sel.Certificate.Names(),
+		Source: sel.Source, Entry: sel.Entry, Names: sel.Certificate.Names(), Issuer: sel.Certificate.Leaf.Issuer.String(),
 		NotAfter: sel.Certificate.Leaf.NotAfter.UTC().Format(time.RFC3339),
 		Why:      sel.Why, Warning: sel.Certificate.Validity(now()),
 	}

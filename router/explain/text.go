@@ -116,7 +116,7 @@ func (rep *Report) writeCertificate(b *strings.Builder) {
 		return
 	}
 	fmt.Fprintf(b, "\nCertificate (SNI %s)\n   %s: %s\n", rep.ServerName, c.Source, c.Why)
-	fmt.Fprintf(b, "   for %s, until %s\n", strings.Join(c.Names, ", "), c.NotAfter)
+	fmt.Fprintf(b, "   for %s, until %s, issued by %s\n", strings.Join(c.Names, ", "), c.NotAfter, c.Issuer)
 	if c.Warning != "" {
 		fmt.Fprintf(b, "   warning: it %s\n", c.Warning)
 	}

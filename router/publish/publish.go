@@ -284,6 +284,16 @@ func (p *Publisher) poolsFor(t *router.Table) []*upstream.Pool {
 	return out
 }
 
+// Claims returns the certificate claims of all hosts of a table.
+func Claims(t *router.Table) []certstore.Claim {
+	var names []string
+	for _, h := range t.Hosts() {
+		names = append(names, h.Name)
+	}
+	set, _ := claims(t, names)
+	return set
+}
+
 // claims returns the certificate claims of the changed hosts, and the hosts
 // that are gone.
 func claims(t *router.Table, changed []string) (set []certstore.Claim, removed []string) {

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/portico-ingress/portico/controllers/ingress"
+	"github.com/portico-ingress/portico/controllers/status"
+	"github.com/portico-ingress/portico/router/admin"
+)
+
+type controllerFlags struct {
+	kubeconfig    string
+	namespaces    []string
+	publishStatus string
+	service       string
+	addresses     []string
+	nodes         bool
+	podNamespace  string
+	podLabels     map[string]string
+	elect         bool
+	lease         string
+	leaseIn       string
+	routing       routingFlags
+	proxy         proxyFlags
+}
+
+func newController() *cobra.Command {
+	f := &controllerFlags{}
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Serve the Ingresses of a Kubernetes cluster",
+		Long: `Controller follows Ingress, IngressClass, Service, EndpointSlice and Secret
+objects of a cluster and serves them. Every replica serves; one elected replica
+writes status and Events. Without --publish-service, --publish-address or
+--publish-node-addresses no status is written.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fs := cmd.Flags()
+	f.register(fs)
+	f.routing.register(fs)
+	f.proxy.register(fs, proxyDefaults{redirectPort: 443, logFormat: "json", drainDelay: 10 * time.Second, drainTimeout: 2 * time.Minute})
+	return cmd
+}
+
+func (f *controllerFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", kubeconfigUsage)
+	fs.StringSliceVar(&f.namespaces, "namespaces", nil, "namespaces to watch (default: all)")
+	fs.StringVar(&f.publishStatus, "publish-status", "own",
+		`whose status.loadBalancer is written: "own" classes, "true": foreign classes that are served too, "false": nobody's`)
+	fs.Lookup("publish-status").NoOptDefVal = "true"
+	fs.StringVar(&f.service, "publish-service", "", "NAMESPACE/NAME of the Service in front of Portico, whose addresses go into status")
+	fs.StringSliceVar(&f.addresses, "publish-address", nil, "address or DNS name that goes into status; repeatable")
+	fs.BoolVar(&f.nodes, "publish-node-addresses", false, "put the addresses of the nodes into status")
+	fs.StringVar(&f.podNamespace, "pod-namespace", "", "with --publish-node-addresses: namespace of our pods, to name only the nodes that run them")
+	fs.StringToStringVar(&f.podLabels, "pod-labels", nil, "with --publish-node-addresses: labels of our pods, KEY=VALUE")
+	fs.BoolVar(&f.elect, "leader-elect", true, "elect one replica for status and Events; false: this one writes them")
+	fs.StringVar(&f.lease, "leader-elect-lease", "", "name of the Lease (default: made of the first --controller-name)")
+	fs.StringVar(&f.leaseIn, "leader-elect-namespace", "", "namespace of the Lease (default: our own)")
+}
+
+func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
+	r, err1 := f.routing.options()
+	o, err2 := f.proxy.options()
+	st, err3 := f.status()
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return usageError(err)
+	}
+	log := newLogger(f.proxy.LogLevel, f.proxy.LogFormat, stderr)
+	ctrl.SetLogger(log)
+	klog.SetLogger(log.WithName("client"))
+	kube, err := loadKube(f.kubeconfig)
+	if err != nil {
+		return usageError(err)
+	}
+	p, err := newPlane(&f.proxy, o, r, false, stdout, log)
+	if err != nil {
+		return err
+	}
+	mgr, err := f.manager(kube, log)
+	if err != nil {
+		return err
+	}
+	follows, err := ingress.New(mgr, ingress.Options{
+		Translate: r.translate, Namespaces: f.namespaces, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
+		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Log: log.WithName("ingress"),
+	})
+	if err != nil {
+		return err
+	}
+	st.Translate, st.Problems, st.Log = r.translate, p.publisher, log.WithName("status")
+	if err := status.New(mgr, *st); err != nil {
+		return err
+	}
+	log.Info("starting", "version", versionNumber(), "controllerNames", f.routing.ControllerNames)
+	return p.run(ctx, mgr, readiness(follows)...)
+}
+
+// readiness turns the controller's conditions into probes. Their number is
+// fixed only while nothing is watched by name, so they are asked as one.
+func readiness(c *ingress.Controller) []admin.Check {
+	return []admin.Check{{Name: "controller", Ready: func() error {
+		var errs []error
+		for _, check := range c.Ready() {
+			if !check.Ready {
+				errs = append(errs, fmt.Errorf("%s: %s", check.Name, check.Detail))
+			}
+		}
+		return errors.Join(errs...)
+	}}}
+}
+
+func (f *controllerFlags) manager(kube *kubeClient, log logr.Logger) (manager.Manager, error) {
+	lease := f.lease
+	if lease == "" {
+		lease = "portico-" + strings.ReplaceAll(f.routing.ControllerNames[0], "/", "-")
+	}
+	leaseIn := f.leaseIn
+	if leaseIn == "" {
+		leaseIn = kube.namespace
+	}
+	return manager.New(kube.config, manager.Options{
+		Scheme:                        scheme.Scheme,
+		Logger:                        log,
+		Cache:                         ingress.CacheOptions(f.namespaces, status.FieldManager(f.routing.ControllerNames)),
+		Metrics:                       metricsserver.Options{BindAddress: "0"}, // ours are at --admin-addr
+		LeaderElection:                f.elect,
+		LeaderElectionID:              lease,
+		LeaderElectionNamespace:       leaseIn,
+		LeaderElectionReleaseOnCancel: true, // the process ends with the manager
+	})
+}
+
+func (f *controllerFlags) status() (*status.Options, error) {
+	var errs []error
+	o := &status.Options{Source: status.Source{Addresses: f.addresses, Nodes: f.nodes, Pods: status.Pods{Namespace: f.podNamespace, Labels: f.podLabels}}}
+	if on, err := strconv.ParseBool(f.publishStatus); err == nil {
+		o.Publish = status.Nothing
+		if on {
+			o.Publish = status.AllClasses
+		}
+	} else if f.publishStatus != "own" {
+		errs = append(errs, flagError("publish-status", fmt.Errorf(`%q is not "own", "true" or "false"`, f.publishStatus)))
+	}
+	if f.service != "" {
+		ns, name, err := namespacedName(f.service)
+		if err != nil {
+			errs = append(errs, flagError("publish-service", err))
+		}
+		o.Source.Service = types.NamespacedName{Namespace: ns, Name: name}
+		if len(f.namespaces) > 0 && !slices.Contains(f.namespaces, ns) {
+			errs = append(errs, flagError("publish-service", fmt.Errorf("namespace %s is not among --namespaces, so the Service cannot be watched; add it", ns)))
+		}
+	}
+	for _, a := range f.addresses {
+		if _, err := netip.ParseAddr(a); err != nil && len(validation.IsDNS1123Subdomain(a)) > 0 {
+			errs = append(errs, flagError("publish-address", fmt.Errorf("%q is neither an address nor a DNS name", a)))
+		}
+	}
+	if err := o.Source.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	return o, errors.Join(errs...)
+}

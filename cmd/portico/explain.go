@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/portico-ingress/portico/controllers/folder"
+	"github.com/portico-ingress/portico/controllers/ingress"
+	"github.com/portico-ingress/portico/controllers/manifest"
+	"github.com/portico-ingress/portico/controllers/translate"
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/explain"
+	"github.com/portico-ingress/portico/router/publish"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/certstore"
+	"github.com/portico-ingress/portico/tls/localca"
+)
+
+type explainFlags struct {
+	paths      []string
+	kubeconfig string
+	namespaces []string
+	method     string
+	headers    []string
+	from       string
+	output     string
+	localCA    bool
+	routing    routingFlags
+}
+
+func newExplain() *cobra.Command {
+	f := &explainFlags{}
+	cmd := &cobra.Command{
+		Use:   "explain URL (-f DIR|FILE|- | --kubeconfig FILE)",
+		Short: "Say where a request goes, and why",
+		Long: `Explain matches one request as the proxy would and shows the host, the
+candidate paths in order and why not, the Ingress that wins, the backend with
+its endpoints, and the certificate. Objects come from manifests (-f) or from a
+cluster (--kubeconfig, or the current context if neither is given).
+
+Exit code: 0 if the request is routed to a ready endpoint, 1 if it is not, 2 if
+the input is wrong.`,
+		Example: "  portico explain https://shop.localhost:8443/api/orders -f config/samples\n  portico explain http://shop.example.com/ -H 'X-Forwarded-For: 192.0.2.7' -X POST",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("explain takes one URL, got %d; see portico explain --help", len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.run(cmd.Context(), args[0], cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringSliceVarP(&f.paths, "filename", "f", nil, "folder, file, or - for standard input; repeatable")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", kubeconfigUsage)
+	fs.StringSliceVar(&f.namespaces, "namespaces", nil, "namespaces to look at (default: all)")
+	fs.StringVarP(&f.method, "request", "X", "GET", "method of the request")
+	fs.StringArrayVarP(&f.headers, "header", "H", nil, `header field of the request, "Name: value"; repeatable; Host replaces the URL's host`)
+	fs.StringVar(&f.from, "from", "", "address of the client (default: 192.0.2.1)")
+	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
+	fs.BoolVar(&f.localCA, "local-ca", true, "with -f: hosts below localhost whose Secret is missing have a certificate of the local CA")
+	f.routing.register(fs)
+	return cmd
+}
+
+func (f *explainFlags) run(ctx context.Context, url string, stdin io.Reader, stdout, stderr io.Writer) error {
+	in := explain.Input{URL: url, Method: f.method, Headers: f.headers}
+	r, err := f.routing.options()
+	errs := []error{err}
+	if f.from != "" {
+		if in.From, err = netip.ParseAddr(f.from); err != nil {
+			errs = append(errs, flagError("from", fmt.Errorf("%q is not an address", f.from)))
+		}
+	}
+	if f.output != "text" && f.output != "json" {
+		errs = append(errs, flagError("output", fmt.Errorf("%q is neither text nor json", f.output)))
+	}
+	if len(f.paths) > 0 && f.kubeconfig != "" {
+		errs = append(errs, flagError("filename", errors.New("give either manifests or --kubeconfig")))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError(err)
+	}
+	policy, err := dialPolicy(nil, len(f.paths) > 0)
+	if err != nil {
+		return err
+	}
+	r.translate.CheckAddr = policy.Check
+	objects, faults, err := f.objects(ctx, r, stdin, stderr)
+	if err != nil {
+		return usageError(err)
+	}
+	report, err := explainObjects(objects, r, in, len(f.paths) > 0 && f.localCA)
+	if err != nil {
+		return usageError(err)
+	}
+	return f.finish(report, faults, stdout)
+}
+
+func (f *explainFlags) finish(report *explain.Report, faults int, stdout io.Writer) error {
+	write := report.WriteText
+	if f.output == "json" {
+		write = report.WriteJSON
+	}
+	if err := write(stdout); err != nil {
+		return err
+	}
+	switch {
+	case faults > 0:
+		return usageError(fmt.Errorf("the manifests have %d faults; this is what the rest of them does", faults))
+	case !report.Routed():
+		return &codedError{code: exitNotRouted}
+	}
+	return nil
+}
+
+// objects reads the manifests or the cluster. What is wrong but does not stop
+// an explanation goes to stderr; faults counts what is wrong with manifests.
+func (f *explainFlags) objects(ctx context.Context, r *routing, stdin io.Reader, stderr io.Writer) (o *translate.Objects, faults int, err error) {
+	if len(f.paths) == 0 {
+		o, err = f.clusterObjects(ctx, r, stderr)
+		return o, 0, err
+	}
+	for _, path := range f.paths {
+		if _, err := os.Stat(path); path != manifest.Stdin && err != nil {
+			return nil, 0, fmt.Errorf("manifests: %w", err)
+		}
+	}
+	var text []byte
+	if slices.Contains(f.paths, manifest.Stdin) {
+		if text, err = io.ReadAll(stdin); err != nil {
+			return nil, 0, err
+		}
+	}
+	set, found := manifest.LoadFrom(bytes.NewReader(text), f.paths...)
+	for _, fault := range found {
+		fmt.Fprintln(stderr, fault)
+	}
+	r.translate.Folder = true
+	return &translate.Objects{
+		Ingresses: set.Ingresses, Classes: set.Classes, Services: set.Services,
+		Slices: set.Slices, Endpoints: set.Endpoints, Secrets: set.Secrets,
+	}, len(found), nil
+}
+
+func (f *explainFlags) clusterObjects(ctx context.Context, r *routing, stderr io.Writer) (*translate.Objects, error) {
+	kube, err := loadKube(f.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	objects, refused, err := ingress.Load(ctx, kube.config, ingress.LoadOptions{Namespaces: f.namespaces, DefaultTLSSecret: r.defaultTLS})
+	for _, why := range refused {
+		fmt.Fprintln(stderr, "not readable:", why)
+	}
+	return objects, err
+}
+
+// explainObjects compiles the objects as the proxy does and explains one
+// request.
+func explainObjects(objects *translate.Objects, r *routing, in explain.Input, localCA bool) (*explain.Report, error) {
+	world := translate.All(r.translate, objects, defaultPools(r.router.Default)...)
+	if localCA {
+		if err := fillLocal(world); err != nil {
+			return nil, err
+		}
+	}
+	certs, err := certstore.New(certstore.Options{})
+	if err != nil {
+		return nil, err
+	}
+	certs.SetDefault(r.defaultTLS)
+	certs.ReplaceSecrets(world.Certificates, world.SecretProblems)
+	var ings []*router.Ingress
+	for _, e := range world.Entries {
+		ings = append(ings, e.Ingress)
+	}
+	table := router.Compile(r.router, ings)
+	certs.SetClaims(publish.Claims(table), nil)
+	return explain.Explain(explain.Source{
+		Table: table, Certs: certs,
+		State: func(k upstream.Key) *upstream.State { return world.Pools[k] },
+	}, in)
+}
+
+// fillLocal stands in for serve's local CA: which certificate is served is the
+// same, so a CA of the moment will do, and nothing is written.
+func fillLocal(world *translate.World) error {
+	ca, err := localca.New(localca.Options{})
+	if err != nil {
+		return err
+	}
+	return folder.NewLocalCertificates(ca, nil).Fill(world)
+}

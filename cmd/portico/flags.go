@@ -1,0 +1,283 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/portico-ingress/portico/controllers/translate"
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/proxy"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+// routingFlags decide how objects become routes. serve, controller and explain
+// share them, so that explain sees the table that the others serve.
+type routingFlags struct {
+	ControllerNames    []string
+	WithoutClass       bool
+	DefaultTLSSecret   string
+	DefaultBackend     string
+	HostOwnership      string
+	CatchAllNamespaces []string
+	ExternalNames      bool
+	ClusterDomain      string
+}
+
+func (f *routingFlags) register(fs *pflag.FlagSet) {
+	fs.StringSliceVar(&f.ControllerNames, "controller-name", []string{translate.DefaultControllerName},
+		"IngressClass spec.controller that is served; repeatable. Add k8s.io/ingress-nginx to serve an existing class nginx as it is")
+	fs.BoolVar(&f.WithoutClass, "watch-without-class", false, "serve Ingresses that name no class")
+	fs.StringVar(&f.DefaultTLSSecret, "default-tls-secret", "", "NAMESPACE/NAME of the Secret with the default certificate (default: self-signed)")
+	fs.StringVar(&f.DefaultBackend, "default-backend-service", "", "NAMESPACE/NAME:PORT of the Service for requests that no Ingress takes (default: 404)")
+	fs.StringVar(&f.HostOwnership, "host-ownership", "merge",
+		`paths of other namespaces under a host: "merge" them and report it, or be "strict" and refuse them`)
+	fs.StringSliceVar(&f.CatchAllNamespaces, "catch-all-namespaces", nil,
+		"namespaces whose Ingresses may serve hosts that no rule names (default: all)")
+	fs.BoolVar(&f.ExternalNames, "allow-external-names", false, "allow Services of type ExternalName as backends")
+	fs.StringVar(&f.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
+}
+
+// routing is what routingFlags mean.
+type routing struct {
+	translate  translate.Options
+	router     router.Options
+	defaultTLS certstore.SecretRef
+}
+
+func (f *routingFlags) options() (*routing, error) {
+	var errs []error
+	fail := func(flag string, err error) { errs = append(errs, flagError(flag, err)) }
+	r := &routing{translate: translate.Options{
+		ControllerNames: f.ControllerNames, WatchWithoutClass: f.WithoutClass,
+		ExternalNames: f.ExternalNames, ClusterDomain: f.ClusterDomain,
+	}}
+	if len(f.ControllerNames) == 0 || slices.Contains(f.ControllerNames, "") {
+		fail("controller-name", errors.New("must not be empty"))
+	}
+	switch f.HostOwnership {
+	case "merge":
+	case "strict":
+		r.router.StrictHosts = true
+	default:
+		fail("host-ownership", fmt.Errorf(`%q is neither "merge" nor "strict"`, f.HostOwnership))
+	}
+	if len(f.CatchAllNamespaces) > 0 {
+		r.router.CatchAll = func(ns string) bool { return slices.Contains(f.CatchAllNamespaces, ns) }
+	}
+	if f.DefaultTLSSecret != "" {
+		ns, name, err := namespacedName(f.DefaultTLSSecret)
+		if err != nil {
+			fail("default-tls-secret", err)
+		}
+		r.defaultTLS = certstore.SecretRef{Namespace: ns, Name: name}
+	}
+	if f.DefaultBackend != "" {
+		b, err := parseBackend(f.DefaultBackend)
+		if err != nil {
+			fail("default-backend-service", err)
+		}
+		r.router.Default = &b
+	}
+	return r, errors.Join(errs...)
+}
+
+// flagError names the flag and its variable, so that both can be found.
+func flagError(flag string, err error) error {
+	return fmt.Errorf("--%s ($%s): %w", flag, envName(flag), err)
+}
+
+func namespacedName(s string) (namespace, name string, err error) {
+	namespace, name, ok := strings.Cut(s, "/")
+	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
+		return "", "", fmt.Errorf("%q is not of the form NAMESPACE/NAME", s)
+	}
+	return namespace, name, nil
+}
+
+func parseBackend(s string) (router.Backend, error) {
+	rest, port, ok := strings.Cut(s, ":")
+	namespace, service, err := namespacedName(rest)
+	if !ok || port == "" || err != nil {
+		return router.Backend{}, fmt.Errorf("%q is not of the form NAMESPACE/NAME:PORT", s)
+	}
+	return router.Backend{Namespace: namespace, Service: service, Port: port}, nil
+}
+
+// proxyFlags configure listeners and engine.
+type proxyFlags struct {
+	HTTPAddr          string
+	HTTPSAddr         string
+	AdminAddr         string
+	DebugAddr         string
+	RedirectPort      int
+	TrustedProxies    []string
+	ProxyProtocolFrom []string
+	AccessLog         bool
+	AllowUnderscores  bool
+	LogLevel          string
+	LogFormat         string
+	DrainDelay        time.Duration
+	DrainTimeout      time.Duration
+	Timeouts          proxy.Timeouts
+	Upstream          upstream.Timeouts
+}
+
+// shortDrain is for people who press Ctrl-C.
+const shortDrain = 3 * time.Second
+
+// proxyDefaults are the defaults in which serve and controller differ.
+type proxyDefaults struct {
+	redirectPort int
+	drainDelay   time.Duration
+	drainTimeout time.Duration
+	logFormat    string
+}
+
+func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
+	fs.StringVar(&f.HTTPAddr, "http-addr", ":8080", "address for plaintext HTTP; empty: none")
+	fs.StringVar(&f.HTTPSAddr, "https-addr", ":8443", "address for HTTPS; empty: none")
+	fs.StringVar(&f.AdminAddr, "admin-addr", ":9090", "address for /healthz, /readyz and /metrics; empty: none")
+	fs.StringVar(&f.DebugAddr, "debug-addr", "127.0.0.1:9091", "address for /table, /problems, /certificates and pprof; empty: none")
+	fs.IntVar(&f.RedirectPort, "https-redirect-port", d.redirectPort, "port that redirects to https name; 0: the port of --https-addr")
+	fs.StringSliceVar(&f.TrustedProxies, "trusted-proxies", nil,
+		"addresses or CIDRs of proxies in front whose X-Forwarded-* fields are believed")
+	fs.StringSliceVar(&f.ProxyProtocolFrom, "proxy-protocol-from", nil,
+		"addresses or CIDRs of senders that begin every connection with a PROXY protocol header (version 1 or 2)")
+	fs.BoolVar(&f.AccessLog, "access-log", true, "write one JSON line a request to standard output")
+	fs.BoolVar(&f.AllowUnderscores, "allow-underscores", false, `pass on header fields with "_" in their names`)
+	fs.StringVar(&f.LogLevel, "log-level", "info", "debug, info or error")
+	fs.StringVar(&f.LogFormat, "log-format", d.logFormat, "json or text")
+	fs.DurationVar(&f.DrainDelay, "drain-delay", d.drainDelay, "on SIGTERM, how long to go on accepting after readiness is off")
+	fs.DurationVar(&f.DrainTimeout, "drain-timeout", d.drainTimeout, "on SIGTERM, how long requests in flight and tunnels may take to finish")
+	f.registerTimeouts(fs)
+}
+
+// options are the parsed proxyFlags.
+type proxyOptions struct {
+	trusted           []netip.Prefix
+	proxyProtocolFrom []netip.Prefix
+	redirectPort      int
+}
+
+func (f *proxyFlags) options() (*proxyOptions, error) {
+	var errs []error
+	o := &proxyOptions{redirectPort: f.RedirectPort}
+	check := func(flag string, err error) {
+		if err != nil {
+			errs = append(errs, flagError(flag, err))
+		}
+	}
+	for flag, addr := range map[string]string{"http-addr": f.HTTPAddr, "https-addr": f.HTTPSAddr, "admin-addr": f.AdminAddr, "debug-addr": f.DebugAddr} {
+		check(flag, checkAddr(addr))
+	}
+	if f.HTTPAddr == "" && f.HTTPSAddr == "" {
+		check("http-addr", errors.New("with --https-addr empty too there is nothing to serve on"))
+	}
+	var err error
+	o.trusted, err = parsePrefixes(f.TrustedProxies)
+	check("trusted-proxies", err)
+	o.proxyProtocolFrom, err = parsePrefixes(f.ProxyProtocolFrom)
+	check("proxy-protocol-from", err)
+	if o.redirectPort == 0 {
+		o.redirectPort = portOf(f.HTTPSAddr)
+	}
+	if o.redirectPort < 0 || o.redirectPort > 65535 {
+		check("https-redirect-port", fmt.Errorf("%d is not a port", o.redirectPort))
+	}
+	if !slices.Contains([]string{"debug", "info", "error"}, f.LogLevel) {
+		check("log-level", fmt.Errorf("%q is not debug, info or error", f.LogLevel))
+	}
+	if f.LogFormat != "json" && f.LogFormat != "text" {
+		check("log-format", fmt.Errorf("%q is neither json nor text", f.LogFormat))
+	}
+	if f.DrainDelay < 0 || f.DrainTimeout < 0 {
+		check("drain-delay", errors.New("drain times must not be negative"))
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return o, errors.Join(errs...)
+}
+
+func checkAddr(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not of the form HOST:PORT or :PORT", addr)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q: port %q is not a number from 0 to 65535", addr, port)
+	}
+	if host != "" && host != "localhost" {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return fmt.Errorf("%q: host %q is not an IP address", addr, host)
+		}
+	}
+	return nil
+}
+
+func portOf(addr string) int {
+	_, port, _ := net.SplitHostPort(addr)
+	n, _ := strconv.Atoi(port)
+	return n
+}
+
+func listenPort(ln net.Listener) int { return portOf(ln.Addr().String()) }
+
+// parsePrefixes reads CIDRs and single addresses. IPv4 in IPv6 counts as IPv4,
+// as it does for clients.
+func parsePrefixes(list []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range list {
+		s = strings.TrimSpace(s)
+		if addr, err := netip.ParseAddr(s); err == nil {
+			addr = addr.Unmap()
+			out = append(out, netip.PrefixFrom(addr, addr.BitLen()))
+			continue
+		}
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%q is neither an address nor a CIDR", s)
+		case p.Addr().Is4In6() && p.Bits() < 96:
+			return nil, fmt.Errorf("%q mixes IPv4 and IPv6", s)
+		case p.Addr().Is4In6():
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+// registerTimeouts registers one flag for each phase of a request. Zero means
+// the default, which the usage names.
+func (f *proxyFlags) registerTimeouts(fs *pflag.FlagSet) {
+	t, u := &f.Timeouts, &f.Upstream
+	for _, d := range []struct {
+		field *time.Duration
+		name  string
+		value time.Duration
+		usage string
+	}{
+		{&t.ReadHeader, "client-header-timeout", 10 * time.Second, "time for a request head to arrive"},
+		{&t.Idle, "client-idle-timeout", 75 * time.Second, "time that a client connection may wait for its next request"},
+		{&t.BodyStall, "client-body-timeout", time.Minute, "time between two reads of a request body; a body must also arrive with 240 B/s on average"},
+		{&t.WriteStall, "client-write-timeout", time.Minute, "time for a client to take what is written to it"},
+		{&t.Tunnel, "tunnel-timeout", time.Hour, "time without a byte in either direction after which a WebSocket or other upgraded connection ends"},
+		{&u.Connect, "backend-connect-timeout", 5 * time.Second, "time to connect to an endpoint"},
+		{&u.Head, "backend-response-timeout", time.Minute, "time for a backend to begin its response"},
+		{&u.Stall, "backend-stall-timeout", time.Minute, "time between two reads or writes of a backend connection"},
+		{&u.KeepAlive, "backend-idle-timeout", 55 * time.Second, "time that an unused backend connection is kept"},
+	} {
+		fs.DurationVar(d.field, d.name, d.value, d.usage)
+	}
+}

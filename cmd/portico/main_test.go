@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// execute runs the command as main does.
+func execute(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, streams{strings.NewReader(stdin), &out, &err})
+	return code, out.String(), err.String()
+}
+
+const samples = "../../config/samples"
+
+func TestExitCodes(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken.yaml")
+	if err := os.WriteFile(broken, []byte("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: x}\nspec: {rules: [{hots: a}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		args []string
+		code int
+		want string // in either output
+	}{
+		"version":         {[]string{"version"}, 0, "portico "},
+		"help":            {[]string{"--help"}, 0, "portico explain"},
+		"routed":          {[]string{"explain", "https://shop.localhost/", "-f", samples}, 0, "forwarded to default/shop:80"},
+		"not routed":      {[]string{"explain", "https://nothing.localhost/", "-f", samples}, 1, "=> 404"},
+		"redirected":      {[]string{"explain", "http://shop.localhost/", "-f", samples}, 1, "=> 308"},
+		"json":            {[]string{"explain", "https://shop.localhost/", "-f", samples, "-o", "json"}, 0, `"routed": true`},
+		"bad URL":         {[]string{"explain", "ftp://x/", "-f", samples}, 2, "scheme"},
+		"bad path":        {[]string{"explain", "http://x/..%2f", "-f", samples}, 2, "400"},
+		"no folder":       {[]string{"explain", "http://x/", "-f", "/does/not/exist"}, 2, "/does/not/exist"},
+		"broken manifest": {[]string{"explain", "http://x/", "-f", broken}, 2, "broken.yaml:4"},
+		"two sources":     {[]string{"explain", "http://x/", "-f", samples, "--kubeconfig", "x"}, 2, "either"},
+		"no URL":          {[]string{"explain"}, 2, "one URL"},
+		"unknown flag":    {[]string{"serve", "--nonsense"}, 2, "portico serve --help"},
+		"unknown command": {[]string{"nonsense"}, 1, "nonsense"},
+		"serve nothing":   {[]string{"serve"}, 2, "--filename"},
+		"faults together": {[]string{"serve", "-f", samples, "--http-addr", "x", "--trusted-proxies", "y", "--default-tls-secret", "z"}, 2, "--trusted-proxies ($PORTICO_TRUSTED_PROXIES)"},
+		"no cluster":      {[]string{"controller", "--kubeconfig", "/does/not/exist"}, 2, "--kubeconfig"},
+		"status":          {[]string{"controller", "--publish-status=maybe"}, 2, "--publish-status"},
+	} {
+		code, out, err := execute(t, "", tc.args...)
+		if code != tc.code || !strings.Contains(out+err, tc.want) {
+			t.Errorf("%s: exit code %d, want %d with %q in\n%s%s", name, code, tc.code, tc.want, out, err)
+		}
+	}
+}
+
+func TestExplainReadsStdin(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(samples, "shop.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, out, _ := execute(t, string(text), "explain", "https://shop.localhost/", "-f", "-"); code != 1 || !strings.Contains(out, "Service default/shop does not exist") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+}
+
+// TestEveryFlagHasAVariable: the variable sets the flag, the flag goes before
+// it, and a bad value names the variable.
+func TestEveryFlagHasAVariable(t *testing.T) {
+	code, out, _ := execute(t, "", "serve", "--help")
+	for _, want := range []string{"--http-addr", "$PORTICO_HTTP_ADDR", "--trusted-proxies", "$PORTICO_TRUSTED_PROXIES", "$PORTICO_FILENAME"} {
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%s is not in the help", want)
+		}
+	}
+	t.Setenv("PORTICO_OUTPUT", "json")
+	t.Setenv("PORTICO_FILENAME", samples)
+	if code, out, err := execute(t, "", "explain", "https://shop.localhost/"); code != 0 || !strings.HasPrefix(out, "{") {
+		t.Errorf("exit code %d: %s%s", code, out, err)
+	}
+	if _, out, _ := execute(t, "", "explain", "https://shop.localhost/", "-o", "text"); strings.HasPrefix(out, "{") {
+		t.Error("the variable went before the flag")
+	}
+	t.Setenv("PORTICO_LOCAL_CA", "perhaps")
+	if code, _, err := execute(t, "", "explain", "https://shop.localhost/"); code != 2 || !strings.Contains(err, "PORTICO_LOCAL_CA") {
+		t.Errorf("exit code %d: %s", code, err)
+	}
+}
+
+func TestParsePrefixes(t *testing.T) {
+	got, err := parsePrefixes([]string{"10.1.2.3", "10.0.0.0/8", "::ffff:192.0.2.0/120", "2001:db8::1"})
+	if want := "[10.1.2.3/32 10.0.0.0/8 192.0.2.0/24 2001:db8::1/128]"; err != nil || fmt.Sprint(got) != want {
+		t.Errorf("got %v, %v; want %s", got, err, want)
+	}
+	for _, bad := range []string{"x", "10.0.0.0/33", "::ffff:0.0.0.0/64"} {
+		if _, err := parsePrefixes([]string{bad}); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+// served is one `portico serve` in this process.
+type served struct {
+	mu  sync.Mutex
+	log bytes.Buffer
+	got chan struct{} // has room for one: something was written
+}
+
+func (s *served) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case s.got <- struct{}{}:
+	default:
+	}
+	return s.log.Write(p)
+}
+
+// until waits for a text in what was written.
+func (s *served) until(t *testing.T, pattern string) []string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for {
+		s.mu.Lock()
+		m := re.FindStringSubmatch(s.log.String())
+		s.mu.Unlock()
+		if m != nil {
+			return m
+		}
+		select {
+		case <-s.got:
+		case <-t.Context().Done():
+			t.Fatalf("never printed %s", pattern)
+		}
+	}
+}
+
+// TestServe goes through the life of `portico serve`: it serves a folder,
+// follows an edit, keeps serving over a broken one, and finishes a request that
+// is in flight when it is told to stop.
+func TestServe(t *testing.T) {
+	hold := make(chan struct{})
+	arrived := make(chan struct{}, 1)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			arrived <- struct{}{}
+			<-hold
+		}
+		fmt.Fprintf(w, "hello from %s", r.URL.Path)
+	}))
+	defer backend.Close()
+	_, port, _ := net.SplitHostPort(backend.Listener.Addr().String())
+	manifest := filepath.Join(t.TempDir(), "app.yaml")
+	write := func(path string) {
+		t.Helper()
+		if err := os.WriteFile(manifest, []byte(strings.NewReplacer("PATH", path, "PORT", port).Replace(appManifest)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("/one")
+
+	log := &served{got: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(t.Context())
+	exit := make(chan int, 1)
+	go func() {
+		exit <- run(ctx, []string{"serve", "-f", manifest, "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0",
+			"--admin-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0", "--state-dir", t.TempDir(), "--drain-timeout", "1m"},
+			streams{strings.NewReader(""), io.Discard, log})
+	}()
+	base := log.until(t, `(http://app\.localhost:\d+)/`)[1]
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) { // not every resolver knows *.localhost
+			_, port, _ := net.SplitHostPort(addr)
+			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+		},
+	}}
+	get := func(path string) string {
+		resp, err := client.Get(base + path)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			return ""
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		return fmt.Sprintf("%d %s", resp.StatusCode, body)
+	}
+	if got := get("/one"); got != "200 hello from /one" {
+		t.Fatalf("got %q", got)
+	}
+	write("/two")
+	for !strings.HasPrefix(get("/two"), "200") { // each answer takes a moment; the edit takes effect within a second
+		if t.Context().Err() != nil {
+			t.Fatal("the edit never took effect")
+		}
+	}
+	write("/thr ee: [")
+	log.until(t, `app\.yaml:\d+: .*\n`)
+	if got := get("/two"); got != "200 hello from /two" {
+		t.Errorf("after a broken edit: %q", got)
+	}
+	write("/hold")
+	log.until(t, "mended")
+	for strings.HasPrefix(get("/two"), "200") {
+		if t.Context().Err() != nil {
+			t.Fatal("the mended edit never took effect")
+		}
+	}
+	answer := make(chan string, 1)
+	go func() { answer <- get("/hold") }()
+	<-arrived
+	stop()
+	log.until(t, "draining")
+	close(hold)
+	if got := <-answer; got != "200 hello from /hold" {
+		t.Errorf("the request in flight got %q", got)
+	}
+	if code := <-exit; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	log.until(t, "nothing was cut")
+}
+
+const appManifest = `apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: app}
+spec:
+  rules:
+  - host: app.localhost
+    http:
+      paths:
+      - {path: PATH, pathType: Prefix, backend: {service: {name: app, port: {number: 80}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: app}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: app, labels: {kubernetes.io/service-name: app}}
+addressType: IPv4
+ports: [{port: PORT}]
+endpoints: [{addresses: [127.0.0.1]}]
+`

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+
+	"github.com/portico-ingress/portico/controllers/folder"
+	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/admin"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/localca"
+)
+
+type serveFlags struct {
+	paths    []string
+	localCA  bool
+	stateDir string
+	routing  routingFlags
+	proxy    proxyFlags
+}
+
+func newServe() *cobra.Command {
+	f := &serveFlags{}
+	cmd := &cobra.Command{
+		Use:   "serve -f DIR|FILE|-",
+		Short: "Serve manifests from a folder, without a cluster",
+		Long: `Serve reads Ingress, IngressClass, Service, EndpointSlice, Endpoints and Secret
+objects from YAML or JSON files and serves them. Other kinds are counted and
+ignored. A change takes effect within a second; a faulty one is reported with
+file, line and field, and the last good table keeps being served.
+
+Hosts below localhost whose Secret is not among the manifests get a certificate
+from a local CA, made on first use and constrained to localhost.`,
+		Example: "  portico serve -f config/samples\n  kubectl get ing,svc,endpointslices,secrets -o yaml | portico serve -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd.Context(), streams{cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()})
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringSliceVarP(&f.paths, "filename", "f", nil, "folder, file, or - for standard input; repeatable")
+	fs.BoolVar(&f.localCA, "local-ca", true, "issue certificates for hosts below localhost whose Secret is missing")
+	fs.StringVar(&f.stateDir, "state-dir", "", "folder of the local CA (default: $XDG_STATE_HOME/portico/local-ca)")
+	f.routing.register(fs)
+	f.proxy.register(fs, proxyDefaults{logFormat: "text", drainTimeout: shortDrain})
+	return cmd
+}
+
+func (f *serveFlags) run(ctx context.Context, std streams) error {
+	r, err1 := f.routing.options()
+	o, err2 := f.proxy.options()
+	var err3 error
+	if len(f.paths) == 0 {
+		err3 = errors.New("--filename: name a folder or file of manifests, or - for standard input")
+	}
+	if err := errors.Join(err3, err1, err2); err != nil {
+		return usageError(err)
+	}
+	log := newLogger(f.proxy.LogLevel, f.proxy.LogFormat, std.err)
+	p, err := newPlane(&f.proxy, o, r, true, std.out, log)
+	if err != nil {
+		return err
+	}
+	ca := f.openCA(log)
+	src := folder.New(folder.Options{
+		Paths: f.paths, Stdin: std.in, Translate: r.translate, Pools: defaultPools(r.router.Default),
+		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, CA: ca, Report: std.err, Log: log.WithName("folder"),
+	})
+	go f.welcome(ctx, p, ca, std.err)
+	return p.run(ctx, src, admin.Check{Name: "table", Ready: p.published})
+}
+
+func defaultPools(b *router.Backend) []upstream.Key {
+	if b == nil {
+		return nil
+	}
+	return []upstream.Key{upstream.Key(*b)}
+}
+
+func (p *plane) published() error {
+	if p.publisher.Snapshot() == nil {
+		return errors.New("the first table has not been published")
+	}
+	return nil
+}
+
+// openCA returns the local CA, one in memory if no folder can be written, nil
+// if there is to be none.
+func (f *serveFlags) openCA(log logr.Logger) *localca.CA {
+	if !f.localCA {
+		return nil
+	}
+	ca, err := localca.Open(localca.Options{Dir: f.stateDir})
+	if err == nil {
+		return ca
+	}
+	log.Info("the local CA lives in memory only and ends with this process", "reason", err.Error())
+	if ca, err = localca.New(localca.Options{}); err != nil {
+		log.Error(err, "there is no local CA")
+		return nil
+	}
+	return ca
+}
+
+// welcome tells, once something is served, which URLs to open.
+func (f *serveFlags) welcome(ctx context.Context, p *plane, ca *localca.CA, w io.Writer) {
+	for p.publisher.Snapshot() == nil {
+		changed := p.publisher.Changed()
+		if p.publisher.Snapshot() != nil {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nServing %s. Open:\n", strings.Join(f.paths, ", "))
+	urls := map[string]struct{}{}
+	for _, h := range p.publisher.Snapshot().Table.Hosts() {
+		if url := f.url(p, h); url != "" {
+			urls[url] = struct{}{}
+		}
+	}
+	for _, url := range slices.Sorted(maps.Keys(urls)) {
+		fmt.Fprintf(&b, "  %s\n", url)
+	}
+	if ca != nil && ca.File() != "" {
+		fmt.Fprintf(&b, "The local CA, for curl --cacert and browsers: %s\n", ca.File())
+	}
+	if p.sockets.debug != nil {
+		fmt.Fprintf(&b, "The table and all problems: http://%s/\n", p.sockets.debug.Addr())
+	}
+	fmt.Fprintln(&b, "Why a request goes where it goes: portico explain URL -f", strings.Join(f.paths, " -f "))
+	_, _ = io.WriteString(w, b.String()+"\n")
+}
+
+// url returns an address at which a host of the table can be opened.
+func (f *serveFlags) url(p *plane, h router.Host) string {
+	if !h.Routed {
+		return ""
+	}
+	name := h.Name
+	if name == "" {
+		name = "localhost"
+	}
+	name = strings.Replace(name, "*", "any", 1)
+	if h.TLS != nil && p.sockets.https != nil {
+		return fmt.Sprintf("https://%s:%d/", name, listenPort(p.sockets.https))
+	}
+	if p.sockets.http != nil {
+		return fmt.Sprintf("http://%s:%d/", name, listenPort(p.sockets.http))
+	}
+	return ""
+}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,4 +149,39 @@ func TestPosition(t *testing.T) {
 	if _, _, ok := set.Position(diag.Ref{Kind: "Ingress", Namespace: "default", Name: "other"}, ""); ok {
 		t.Error("an unknown object has a position")
 	}
+}
+
+// BenchmarkDecode reads a thousand Ingresses from one file.
+func BenchmarkDecode(b *testing.B) {
+	var text strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&text, `---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: shop-%[1]d
+spec:
+  rules:
+    - host: shop-%[1]d.example.com
+      http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend: {service: {name: web, port: {number: 80}}}
+          - path: /api
+            pathType: Prefix
+            backend: {service: {name: api, port: {name: http}}}
+`, i)
+	}
+	b.SetBytes(int64(text.Len()))
+	b.ReportAllocs()
+	for b.Loop() {
+		if set, faults := Decode(strings.NewReader(text.String()), "shop.yaml"); len(faults) > 0 || len(set.Ingresses) != 1000 {
+			b.Fatal(faults)
+		}
+	}
+}
+
+func serviceRef(name string) diag.Ref {
+	return diag.Ref{Kind: "Service", Namespace: "default", Name: name}
 }

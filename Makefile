@@ -17,8 +17,8 @@ build: ## build bin/portico and bin/portico-demo
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 run: build ## serve config/samples on ports 8080 and 8443 without a cluster, with demo backends
-	@bin/portico-demo & demo=$$!; trap 'kill $$demo 2>/dev/null || true' EXIT; \
-	bin/portico serve -f config/samples
+	@bin/portico-demo & demo=$$!; bin/portico serve -f config/samples & serve=$$!; \
+	trap 'kill $$demo $$serve 2>/dev/null || true; wait' EXIT; trap 'exit 0' INT TERM; wait $$serve
 
 quickstart: ## drive what make run starts with curl and a browser
 	@test/quickstart/run.sh

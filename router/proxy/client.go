@@ -107,6 +107,7 @@ func (e *Engine) introduce(x *exchange) view.Fields {
 	if x.length >= 0 {
 		fs = fs.Del("Trailer")
 	}
+	r.Fields = fs
 	return append(fs,
 		view.Field{Name: "X-Forwarded-For", Value: xff},
 		view.Field{Name: "X-Forwarded-Proto", Value: r.Scheme},

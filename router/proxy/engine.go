@@ -145,11 +145,25 @@ func (e *Engine) Start(ctx context.Context) error {
 	select {
 	case <-e.opts.Draining:
 		e.drainIdle()
-		e.h2cfg.Shutdown(ctx)
-		<-ctx.Done()
+		e.goAway(ctx)
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// goAway sends GOAWAY on every HTTP/2 connection, and again for those that were
+// about to begin.
+func (e *Engine) goAway(ctx context.Context) {
+	again := time.NewTicker(e.opts.Timeouts.DrainIdle)
+	defer again.Stop()
+	for {
+		e.h2cfg.Shutdown(ctx) // has no listeners, so it only tells connections
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // ServeConn serves one connection until it ends, and closes it. info must be

@@ -18,12 +18,8 @@ import (
 // its sending half may go on receiving.
 func (e *Engine) tunnel(x *exchange, resp *upstream.Response) {
 	x.rec.Status, x.rec.Upgraded, x.begun = 101, true, true
-	head := &responseHead{
-		Status:  101,
-		Reason:  resp.Head.Reason,
-		Fields:  cleanResponse(resp.Head.Fields, false),
-		Upgrade: resp.Head.Fields.Get("Upgrade"),
-	}
+	head := &responseHead{Status: 101, Reason: resp.Head.Reason, Upgrade: resp.Head.Fields.Get("Upgrade")}
+	head.Fields = cleanResponse(resp.Head.Fields, false)
 	backend := resp.Hijack()
 	defer backend.Close()
 	client, err := x.front.Tunnel(head)

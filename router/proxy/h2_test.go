@@ -1,0 +1,226 @@
+package proxy
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/portico-ingress/portico/test/backend"
+)
+
+func TestH2(t *testing.T) {
+	g := newRig(t, func(c *backend.Conn) {
+		for {
+			head, err := c.Head()
+			if err != nil {
+				return
+			}
+			body, err := c.Body(head)
+			if err != nil {
+				return
+			}
+			c.Send("HTTP/1.1 201 Created\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nServer: b\r\n\r\n")
+			if !strings.HasPrefix(head, "HEAD") {
+				c.Send(body)
+			}
+		}
+	})
+	h2 := g.h2("")
+	big := strings.Repeat("0123456789", 200_000)
+	for _, body := range []string{"", "hello", big} {
+		resp, err := h2.RoundTrip(request(t, "POST", "https://Shop.Example/a/../b?c", strings.NewReader(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || string(b) != body || resp.StatusCode != 201 {
+			t.Errorf("%d, %d bytes of %d, %v", resp.StatusCode, len(b), len(body), err)
+		}
+		h := resp.Header
+		if h.Get("Server") != "b" || h.Get("X-Hop") != "" || h.Get("Keep-Alive") != "" || h.Get("Content-Type") != "" {
+			t.Errorf("headers %v", h)
+		}
+	}
+	resp, err := h2.RoundTrip(request(t, "HEAD", "https://h/", nil))
+	if err != nil || resp.Header.Get("Content-Length") != "0" {
+		t.Errorf("HEAD: %v, %v", resp, err)
+	}
+	seen := g.backend.Received()
+	for _, want := range []string{"POST /b?c HTTP/1.1\r\nHost: Shop.Example\r\n", "\r\nX-Forwarded-Proto: https\r\n", "\r\nX-Forwarded-Port: 443\r\n", "\r\nContent-Length: 5\r\n"} {
+		if !strings.Contains(seen, want) {
+			t.Errorf("no %q at the backend", want)
+		}
+	}
+}
+
+// handshakeH2 begins HTTP/2 on a raw connection.
+func handshakeH2(t testing.TB, c *client) *http2.Framer {
+	t.Helper()
+	c.send(http2.ClientPreface)
+	fr := http2.NewFramer(c.Conn, c.br)
+	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if err := fr.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	return fr
+}
+
+// block encodes fields as name, value, name, value…
+func block(fields ...string) []byte {
+	var b bytes.Buffer
+	e := hpack.NewEncoder(&b)
+	for i := 0; i < len(fields); i += 2 {
+		e.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	return b.Bytes()
+}
+
+// TestH2Hostile sends streams that must not reach the backend: each is answered
+// with an error or reset, and the connection or a new one goes on.
+func TestH2Hostile(t *testing.T) {
+	g := newRig(t, backend.OK("ok"))
+	base := func(more ...string) []string {
+		return append([]string{":method", "GET", ":scheme", "https", ":authority", "h", ":path", "/x"}, more...)
+	}
+	with := func(method, authority, path string) []string {
+		return []string{":method", method, ":scheme", "https", ":authority", authority, ":path", path}
+	}
+	for name, fields := range map[string][]string{
+		"host differs":          base("host", "other"),
+		"two hosts":             base("host", "h", "host", "other"),
+		"transfer-encoding":     base("transfer-encoding", "chunked"),
+		"connection":            base("connection", "close"),
+		"upgrade":               base("upgrade", "h2c"),
+		"te":                    base("te", "gzip"),
+		"length without body":   base("content-length", "5"),
+		"length odd":            base("content-length", "+0"),
+		"upper case":            base("Abc", "d"),
+		"line break in a value": base("a", "b\r\nc: d"),
+		"NUL in a value":        base("a", "b\x00"),
+		"blank name":            base("a b", "c"),
+		"CONNECT":               {":method", "CONNECT", ":authority", "h:443"},
+		"TRACE":                 with("TRACE", "h", "/x"),
+		"method with space":     with("GET /y HTTP/1.1", "h", "/x"),
+		"path without slash":    with("GET", "h", "x"),
+		"empty path":            with("GET", "h", ""),
+		"path with space":       with("GET", "h", "/x HTTP/1.1"),
+		"path with line break":  with("GET", "h", "/x\r\nA: b"),
+		"fragment":              with("GET", "h", "/x#y"),
+		"hidden dots":           with("GET", "h", "/x/..%2fy"),
+		"authority with user":   with("GET", "a@h", "/x"),
+		"authority with path":   with("GET", "h/y", "/x"),
+		"star":                  with("GET", "h", "*"),
+		"long path":             with("GET", "h", "/"+strings.Repeat("x", 17<<10)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := g.dialTLS("", "h2")
+			fr := handshakeH2(t, c)
+			b := block(fields...)
+			first, rest := b[:min(len(b), 16<<10)], b[min(len(b), 16<<10):]
+			if err := fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first, EndStream: true, EndHeaders: len(rest) == 0}); err != nil {
+				t.Fatal(err)
+			}
+			if len(rest) > 0 {
+				fr.WriteContinuation(1, true, rest)
+			}
+			if status := firstStatus(t, fr); status != "reset" && status[0] != '4' {
+				t.Errorf("answered with %s", status)
+			}
+			if seen := g.backend.Received(); strings.Contains(seen, "/x") {
+				t.Errorf("the backend saw %q", seen)
+			}
+			g.checkCanary()
+		})
+	}
+}
+
+// firstStatus returns the status of the first response, or "reset" for a
+// stream or connection that was ended.
+func firstStatus(t *testing.T, fr *http2.Framer) string {
+	t.Helper()
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			return "reset"
+		}
+		switch f := f.(type) {
+		case *http2.MetaHeadersFrame:
+			return f.PseudoValue("status")
+		case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+			return "reset"
+		}
+	}
+}
+
+// TestH2Length: a body that is not as long as announced is never complete at
+// the backend.
+func TestH2Length(t *testing.T) {
+	g := newRig(t, backend.OK("ok"))
+	for _, data := range []string{"abc", "abcdefgh"} {
+		c := g.dialTLS("", "h2")
+		fr := handshakeH2(t, c)
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true,
+			BlockFragment: block(":method", "POST", ":scheme", "https", ":authority", "h", ":path", "/x", "content-length", "5")})
+		fr.WriteData(1, true, []byte(data))
+		if status := firstStatus(t, fr); status == "200" {
+			t.Errorf("%q taken for 5 bytes", data)
+		}
+		g.checkCanary()
+	}
+}
+
+// TestH2RapidReset: the connection is closed before it has cost the backend
+// much, and others are served.
+func TestH2RapidReset(t *testing.T) {
+	var reached atomic.Int64
+	g := newRig(t, func(c *backend.Conn) {
+		head, err := c.Head()
+		if err != nil {
+			return
+		}
+		if strings.Contains(head, "/canary") {
+			c.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		} else {
+			reached.Add(1)
+		}
+		c.Wait()
+	})
+	c := g.dialTLS("", "h2")
+	fr := handshakeH2(t, c)
+	head := block(":method", "GET", ":scheme", "https", ":authority", "h", ":path", "/x")
+	sent := 0
+	for ; sent < 100_000; sent++ {
+		id := uint32(2*sent + 1)
+		if fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head, EndStream: true, EndHeaders: true}) != nil ||
+			fr.WriteRSTStream(id, http2.ErrCodeCancel) != nil {
+			break
+		}
+	}
+	if sent == 100_000 {
+		t.Error("the connection was never closed")
+	}
+	c.Close()
+	g.checkCanary()
+	if n := reached.Load(); n > 2*h2ResetBudget {
+		t.Errorf("the backend saw %d requests", n)
+	}
+}
+
+func TestH2ManyFields(t *testing.T) {
+	g := newRig(t, backend.OK("ok"))
+	req := request(t, "GET", "https://h/x", nil)
+	for i := range 300 {
+		req.Header[http.CanonicalHeaderKey("F"+strconv.Itoa(i))] = []string{"v"}
+	}
+	resp, err := g.h2("").RoundTrip(req)
+	if err != nil || resp.StatusCode != 431 {
+		t.Errorf("%v, %v", resp, err)
+	}
+}

@@ -129,7 +129,10 @@ func (s *Source) Start(ctx context.Context) error {
 		case <-settled.C:
 			s.reportProblems()
 			continue
-		case <-w.hints():
+		case event := <-w.hints():
+			if !isNews(event) {
+				continue
+			}
 		case err := <-w.errors():
 			s.opts.Log.V(1).Info("notifications from the file system were lost", "reason", err.Error())
 		case <-poll.C:

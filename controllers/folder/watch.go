@@ -135,6 +135,12 @@ func (w *watcher) hints() <-chan fsnotify.Event {
 	return w.notify.Events
 }
 
+// isNews leaves out what is written to other files, such as a log in the same
+// folder.
+func isNews(e fsnotify.Event) bool {
+	return manifest.IsManifest(filepath.Base(e.Name)) || e.Has(fsnotify.Create|fsnotify.Rename|fsnotify.Remove)
+}
+
 func (w *watcher) errors() <-chan error {
 	if w.notify == nil {
 		return nil

@@ -74,7 +74,7 @@ func walk(root string, yield func(string, error) bool) {
 				return fs.SkipDir
 			}
 			return nil
-		case e.IsDir() || !isManifest(e.Name()):
+		case e.IsDir() || !IsManifest(e.Name()):
 			return nil
 		}
 		// Stat follows links; what is not a file then is not for us.
@@ -97,9 +97,9 @@ func proceed(more bool) error {
 	return fs.SkipAll
 }
 
-// isManifest goes by the name. A kustomization is an instruction to kubectl,
-// not an object.
-func isManifest(name string) bool {
+// IsManifest reports whether a file of that name is read in a folder. A
+// kustomization is an instruction to kubectl, not an object.
+func IsManifest(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) &&
 		name != "kustomization.yaml" && name != "kustomization.yml"
 }

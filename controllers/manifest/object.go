@@ -156,7 +156,7 @@ func decodeInto[T any, P interface {
 	metav1.Object
 }](o *object) (P, bool) {
 	obj := P(new(T))
-	d := decoder{fault: o.fault, structs: o.structs}
+	d := decoder{fault: o.fault, structs: o.structs, secret: o.ref.Kind == "Secret"}
 	d.object(o.place.node, obj)
 	o.claim()
 	if o.faulty {

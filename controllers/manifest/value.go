@@ -27,6 +27,8 @@ type decoder struct {
 	aliased int
 	inAlias int
 	full    bool // the bound on aliases was reported
+	// secret keeps values out of faults: they end up in logs.
+	secret bool
 }
 
 // structFields are the fields of a struct by JSON name.
@@ -192,7 +194,7 @@ func (d *decoder) unmarshal(n *yaml.Node, u json.Unmarshaler, t reflect.Type, fi
 		err = u.UnmarshalJSON(text)
 	}
 	if err != nil {
-		d.fault(n, field, fmt.Sprintf("%s is not a valid %s", describe(n), t.Name()), "")
+		d.fault(n, field, fmt.Sprintf("%s is not a valid %s", d.describe(n), t.Name()), "")
 	}
 }
 
@@ -251,12 +253,15 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, field string) {
 // are refused, although this parser would read them as text: the manifest
 // must mean the same in a cluster.
 func (d *decoder) text(n *yaml.Node, v reflect.Value, field string) {
-	quote := fmt.Sprintf("put it in quotes: %q", n.Value)
+	quote := "put it in quotes"
+	if !d.secret {
+		quote += fmt.Sprintf(": %q", n.Value)
+	}
 	switch {
 	case !isText(n):
-		d.fault(n, field, fmt.Sprintf("must be text, %s is not", describe(n)), quote)
+		d.fault(n, field, fmt.Sprintf("must be text, %s is not", d.describe(n)), quote)
 	case n.Style == 0 && isOldBoolean(n.Value):
-		d.fault(n, field, fmt.Sprintf("must be text, but kubectl reads %s as true or false", n.Value), quote)
+		d.fault(n, field, fmt.Sprintf("must be text, but kubectl reads %s as true or false", d.describe(n)), quote)
 	default:
 		v.SetString(n.Value)
 	}
@@ -277,7 +282,7 @@ func isOldBoolean(s string) bool {
 }
 
 func (d *decoder) wrongType(n *yaml.Node, field, want string) {
-	d.fault(n, field, fmt.Sprintf("must be %s, %s is not", want, describe(n)), "")
+	d.fault(n, field, fmt.Sprintf("must be %s, %s is not", want, d.describe(n)), "")
 }
 
 func kindName(k reflect.Kind) string {
@@ -293,12 +298,14 @@ func kindName(k reflect.Kind) string {
 }
 
 // describe says what a node is, in the reader's words.
-func describe(n *yaml.Node) string {
-	switch n.Kind {
-	case yaml.MappingNode:
+func (d *decoder) describe(n *yaml.Node) string {
+	switch {
+	case n.Kind == yaml.MappingNode:
 		return "a group of fields"
-	case yaml.SequenceNode:
+	case n.Kind == yaml.SequenceNode:
 		return "a list"
+	case d.secret:
+		return "this value"
 	}
 	if len(n.Value) > 40 {
 		return fmt.Sprintf("%q…", n.Value[:40])

@@ -65,7 +65,7 @@ func (t *Table) String() string {
 	if r := t.global; r != nil {
 		fmt.Fprintf(w, "default\t\t-> %s\t%s\t%s%s\n", r.Backend, r.Ingress, r.Field, policyText(r))
 	}
-	w.Flush() //nolint:errcheck // a strings.Builder does not fail
+	_ = w.Flush() // a strings.Builder does not fail
 	return b.String()
 }
 

@@ -114,21 +114,18 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 		return err
 	}
 	log.Info("starting", "version", versionNumber(), "controllerNames", f.routing.ControllerNames)
-	return p.run(ctx, mgr, readiness(follows)...)
+	return p.run(ctx, mgr, readiness(follows))
 }
 
-// readiness turns the controller's conditions into probes. Their number is
-// fixed only while nothing is watched by name, so they are asked as one.
-func readiness(c *ingress.Controller) []admin.Check {
-	return []admin.Check{{Name: "controller", Ready: func() error {
-		var errs []error
+// readiness shows the controller's conditions as the admin page takes them.
+func readiness(c *ingress.Controller) admin.Checks {
+	return func() []admin.Check {
+		var checks []admin.Check
 		for _, check := range c.Ready() {
-			if !check.Ready {
-				errs = append(errs, fmt.Errorf("%s: %s", check.Name, check.Detail))
-			}
+			checks = append(checks, admin.Check(check))
 		}
-		return errors.Join(errs...)
-	}}}
+		return checks
+	}
 }
 
 func (f *controllerFlags) manager(kube *kubeClient, log logr.Logger) (manager.Manager, error) {

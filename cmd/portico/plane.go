@@ -119,7 +119,7 @@ type runnable interface{ Start(context.Context) error }
 // still accepted for --drain-delay, what is in flight gets --drain-timeout to
 // finish, and only then do the parts behind it stop. checks are the source's
 // conditions of readiness.
-func (p *plane) run(ctx context.Context, source runnable, checks ...admin.Check) error {
+func (p *plane) run(ctx context.Context, source runnable, checks admin.Checks) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, work := errgroup.WithContext(work)
@@ -167,11 +167,11 @@ func (p *plane) startAccessLog(ctx context.Context) (flush func()) {
 	return func() { stop(); <-done }
 }
 
-func (p *plane) adminServers(checks []admin.Check) []runnable {
+func (p *plane) adminServers(source admin.Checks) []runnable {
 	var out []runnable
-	checks = append(checks, admin.Check{Name: "draining", Ready: p.drain.ready})
+	checks := func() []admin.Check { return append(source(), p.drain.check()) }
 	if ln := p.sockets.admin; ln != nil {
-		out = append(out, admin.NewServer(ln, admin.New(p.metrics, checks...), 30*time.Second, p.log.WithName("admin")))
+		out = append(out, admin.NewServer(ln, admin.New(p.metrics, checks), 30*time.Second, p.log.WithName("admin")))
 	}
 	if ln := p.sockets.debug; ln != nil {
 		out = append(out, admin.NewServer(ln, admin.NewDebug(p.sources()), 2*time.Minute, p.log.WithName("debug")))
@@ -208,12 +208,12 @@ func newDrainState() *drainState {
 
 func (d *drainState) begin() { close(d.leaving) }
 
-func (d *drainState) ready() error {
+func (d *drainState) check() admin.Check {
 	select {
 	case <-d.leaving:
-		return errors.New("shutting down")
+		return admin.Check{Name: "shutdown", Detail: "shutting down"}
 	default:
-		return nil
+		return admin.Check{Name: "shutdown", Ready: true}
 	}
 }
 

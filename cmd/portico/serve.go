@@ -75,7 +75,7 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, CA: ca, Report: std.err, Log: log.WithName("folder"),
 	})
 	go f.welcome(ctx, p, ca, std.err)
-	return p.run(ctx, src, admin.Check{Name: "table", Ready: p.published})
+	return p.run(ctx, src, p.published)
 }
 
 func defaultPools(b *router.Backend) []upstream.Key {
@@ -85,11 +85,11 @@ func defaultPools(b *router.Backend) []upstream.Key {
 	return []upstream.Key{upstream.Key(*b)}
 }
 
-func (p *plane) published() error {
+func (p *plane) published() []admin.Check {
 	if p.publisher.Snapshot() == nil {
-		return errors.New("the first table has not been published")
+		return []admin.Check{{Name: "table", Detail: "the first table has not been published"}}
 	}
-	return nil
+	return []admin.Check{{Name: "table", Ready: true}}
 }
 
 // openCA returns the local CA, one in memory if no folder can be written, nil

@@ -143,7 +143,6 @@ func newEvent(name string, p diag.Problem, now time.Time) *corev1.Event {
 			Namespace:  p.Object.Namespace,
 			Name:       p.Object.Name,
 			UID:        types.UID(p.Object.UID),
-			FieldPath:  p.Field,
 		},
 		Type:                corev1.EventTypeWarning,
 		Reason:              string(p.Reason),

@@ -29,7 +29,8 @@ type Objects struct {
 	Classes   []*networkingv1.IngressClass
 	Services  []*corev1.Service
 	Slices    []*discoveryv1.EndpointSlice
-	Endpoints []*corev1.Endpoints //nolint:staticcheck // the old form is still what people write by hand
+	//lint:ignore SA1019 the old form is what people write by hand
+	Endpoints []*corev1.Endpoints
 	Secrets   []*corev1.Secret
 }
 
@@ -131,7 +132,9 @@ func newServiceIndex(o *Objects) *serviceIndex {
 
 // mirror turns Endpoints into EndpointSlices, as the EndpointSlice mirroring
 // controller does in a cluster.
-func mirror(e *corev1.Endpoints) []*discoveryv1.EndpointSlice { //nolint:staticcheck // see Objects
+//
+//lint:ignore SA1019 see Objects
+func mirror(e *corev1.Endpoints) []*discoveryv1.EndpointSlice {
 	var out []*discoveryv1.EndpointSlice
 	for _, subset := range e.Subsets {
 		s := &discoveryv1.EndpointSlice{ObjectMeta: e.ObjectMeta, AddressType: discoveryv1.AddressTypeIPv4}
@@ -141,7 +144,8 @@ func mirror(e *corev1.Endpoints) []*discoveryv1.EndpointSlice { //nolint:staticc
 				s.Ports[len(s.Ports)-1].Protocol = nil
 			}
 		}
-		add := func(addrs []corev1.EndpointAddress, ready bool) { //nolint:staticcheck // see Objects
+		//lint:ignore SA1019 see Objects
+		add := func(addrs []corev1.EndpointAddress, ready bool) {
 			for _, a := range addrs {
 				if strings.Contains(a.IP, ":") {
 					s.AddressType = discoveryv1.AddressTypeIPv6

@@ -3,7 +3,6 @@ package admin_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -126,26 +125,28 @@ func has(t *testing.T, h http.Handler, url string, texts ...string) string {
 }
 
 func TestHealth(t *testing.T) {
-	var fault error
-	h := admin.New(http.NotFoundHandler(),
-		admin.Check{Name: "table", Ready: func() error { return fault }},
-		admin.Check{Name: "lists", Ready: func() error { return nil }})
+	table := admin.Check{Name: "table"}
+	h := admin.New(http.NotFoundHandler(), func() []admin.Check {
+		return []admin.Check{table, {Name: "secrets[shop]", Ready: true, Detail: "refused"}}
+	})
+	missing := admin.Check{Name: "table", Detail: "none yet"}
+	there := admin.Check{Name: "table", Ready: true}
 	for _, c := range []struct {
-		fault error
+		table admin.Check
 		url   string
 		code  int
 		body  string
 	}{
-		{nil, "/healthz", 200, "ok\n"},
-		{errors.New("none yet"), "/healthz", 200, "ok\n"},
-		{nil, "/readyz", 200, "ready\n"},
-		{nil, "/readyz?verbose", 200, "[+] table\n[+] lists\nready\n"},
-		{errors.New("none yet"), "/readyz", 503, "[-] table: none yet\nnot ready\n"},
-		{errors.New("none yet"), "/readyz?verbose", 503, "[-] table: none yet\n[+] lists\nnot ready\n"},
+		{there, "/healthz", 200, "ok\n"},
+		{missing, "/healthz", 200, "ok\n"},
+		{there, "/readyz", 200, "ready\n"},
+		{there, "/readyz?verbose", 200, "[+] table\n[+] secrets[shop]: refused\nready\n"},
+		{missing, "/readyz", 503, "[-] table: none yet\nnot ready\n"},
+		{missing, "/readyz?verbose", 503, "[-] table: none yet\n[+] secrets[shop]: refused\nnot ready\n"},
 	} {
-		fault = c.fault
+		table = c.table
 		if code, body := get(t, h, c.url); code != c.code || body != c.body {
-			t.Errorf("%s with %v: %d %q, want %d %q", c.url, c.fault, code, body, c.code, c.body)
+			t.Errorf("%s with %+v: %d %q, want %d %q", c.url, c.table, code, body, c.code, c.body)
 		}
 	}
 	for _, url := range []string{"/", "/table", "/debug/pprof/"} {
@@ -157,7 +158,7 @@ func TestHealth(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	f := newFixture(t)
-	h := admin.New(f.metrics)
+	h := admin.New(f.metrics, noChecks)
 	has(t, h, "/metrics", "portico_table_generation 0\n", "go_goroutines ")
 	f.publish(ingress("web", "web.example.com"), ingress("api", "api.example.com"))
 	f.drops.Store(7)
@@ -351,3 +352,5 @@ func TestServer(t *testing.T) {
 		t.Error("the listener is still open")
 	}
 }
+
+func noChecks() []admin.Check { return nil }

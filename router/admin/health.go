@@ -8,18 +8,23 @@ import (
 
 // Check is one condition of readiness.
 type Check struct {
-	Name string
-	// Ready returns why the condition is not met, or nil. It is called for
-	// every probe, possibly at once, and must not wait.
-	Ready func() error
+	Name  string
+	Ready bool
+	// Detail says what is waited for, or what is degraded although ready;
+	// empty if there is nothing to say.
+	Detail string
 }
+
+// Checks returns the conditions of readiness as they are now. It is called for
+// every probe, possibly at once, and must not wait.
+type Checks func() []Check
 
 // New returns the handler of /healthz, /readyz and /metrics. A process that
 // answers is healthy; it is ready when every check is.
-func New(metrics http.Handler, checks ...Check) http.Handler {
+func New(metrics http.Handler, checks Checks) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, checks) })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, checks()) })
 	mux.Handle("/metrics", metrics)
 	return mux
 }
@@ -30,11 +35,12 @@ func ready(w http.ResponseWriter, r *http.Request, checks []Check) {
 	status := http.StatusOK
 	verbose := r.URL.Query().Has("verbose")
 	for _, c := range checks {
-		if err := c.Ready(); err != nil {
+		switch {
+		case !c.Ready:
 			status = http.StatusServiceUnavailable
-			fmt.Fprintf(&b, "[-] %s: %v\n", c.Name, err)
-		} else if verbose {
-			fmt.Fprintf(&b, "[+] %s\n", c.Name)
+			line(&b, "[-]", c)
+		case verbose:
+			line(&b, "[+]", c)
 		}
 	}
 	if status == http.StatusOK {
@@ -43,6 +49,14 @@ func ready(w http.ResponseWriter, r *http.Request, checks []Check) {
 		b.WriteString("not ready\n")
 	}
 	text(w, status, b.String())
+}
+
+func line(b *strings.Builder, mark string, c Check) {
+	fmt.Fprintf(b, "%s %s", mark, c.Name)
+	if c.Detail != "" {
+		fmt.Fprintf(b, ": %s", c.Detail)
+	}
+	b.WriteByte('\n')
 }
 
 func text(w http.ResponseWriter, status int, body string) {

@@ -144,7 +144,6 @@ func mirror(e *corev1.Endpoints) []*discoveryv1.EndpointSlice {
 				s.Ports[len(s.Ports)-1].Protocol = nil
 			}
 		}
-		//lint:ignore SA1019 see Objects
 		add := func(addrs []corev1.EndpointAddress, ready bool) {
 			for _, a := range addrs {
 				if strings.Contains(a.IP, ":") {

@@ -75,7 +75,7 @@ func (in Input) headers(r *view.Request) error {
 	}
 	var err error
 	if r.Host, err = view.CanonicalHost(r.Authority); err != nil {
-		return fmt.Errorf("Host %q: the request would be answered 400: %w", r.Authority, err)
+		return fmt.Errorf("header Host %q: the request would be answered 400: %w", r.Authority, err)
 	}
 	return nil
 }

@@ -132,7 +132,8 @@ func (e *Engine) prepare(x *exchange) *fault {
 	e.identify(x)
 	switch {
 	case r.Method == "CONNECT" || r.Method == "TRACE":
-		return &fault{status: 405, reason: "method", detail: r.Method + " is not served here"}
+		return &fault{status: 405, reason: "method", detail: r.Method + " is not served here",
+			fields: view.Fields{{Name: "Allow", Value: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}}}
 	case r.Fields.HasToken("Upgrade", "h2c"):
 		return &fault{status: 400, reason: "h2c", detail: "an upgrade to h2c is not served here"}
 	}
@@ -178,6 +179,9 @@ func (e *Engine) challenge(r *view.Request) (string, bool) {
 // decide turns a decision into the engine's own answer, or nil to forward.
 func (e *Engine) decide(r *view.Request, d *router.Decision) *fault {
 	switch d.Verdict(r) {
+	case router.Starting:
+		return &fault{status: 503, reason: "starting", detail: "no routes are known yet; try again in a moment",
+			fields: view.Fields{{Name: "Retry-After", Value: "1"}}}
 	case router.Misdirected:
 		return &fault{status: 421, reason: "misdirected",
 			detail: "this connection was made for another host; use a new one"}

@@ -38,6 +38,7 @@ func (e *Engine) forward(x *exchange, pool *upstream.Pool) {
 	resp, err := pool.Do(x.ctx, &x.out)
 	x.rec.Upstream = time.Since(start)
 	if err != nil {
+		e.opts.Log.V(1).Info("no response from the backend", "id", x.req.ID, "pool", pool.Key().String(), "error", err.Error())
 		x.failed(err)
 		return
 	}

@@ -74,7 +74,7 @@ func (c *h1Conn) next() bool {
 		return false
 	}
 	c.x.path, c.x.length, c.x.expects = c.head.Path, c.head.Length, c.head.Continue
-	c.resp.keepAlive = c.head.KeepAlive
+	c.resp.keepAlive = c.head.KeepAlive && c.head.Method != "CONNECT" // what follows that is no request
 	c.body.begin(&c.head)
 	if c.body.ended {
 		c.watch.arm()

@@ -64,12 +64,11 @@ func (b *h1Body) Read(p []byte) (n int, err error) {
 	default:
 		n, err = b.readLength(p)
 	}
-	b.pace.add(n)
 	if err == io.EOF {
 		b.ended = true
 		b.c.watch.arm()
-	} else if err != nil {
-		b.err = err
+	} else if err != nil && !b.isClosed() {
+		b.err = err // a body that was only closed may be read on after reopen
 	}
 	return n, err
 }
@@ -85,6 +84,7 @@ func (b *h1Body) readLength(p []byte) (n int, err error) {
 			return 0, err
 		}
 		n, err = c.nc.Read(p)
+		b.pace.got(n, time.Now())
 	}
 	b.left -= int64(n)
 	switch {
@@ -116,7 +116,10 @@ func (b *h1Body) readChunked(p []byte) (total int, err error) {
 		if err := b.patience(); err != nil {
 			return 0, err
 		}
-		if err := c.fill(); err != nil {
+		before := c.w - c.r
+		err := c.fill()
+		b.pace.got(c.w-c.r-before, time.Now())
+		if err != nil {
 			return 0, cutShort(err)
 		}
 	}

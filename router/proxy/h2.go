@@ -20,7 +20,7 @@ import (
 // What one client may cost on one HTTP/2 connection.
 const (
 	h2Streams      = 250
-	h2ResetBudget  = 500 // cancelled streams in h2ResetWindow; beyond: the connection is closed
+	h2ResetBudget  = 200 // cancelled streams in h2ResetWindow; beyond: the connection is closed
 	h2ResetWindow  = 30 * time.Second
 	h2StreamWindow = 256 << 10
 	h2ConnWindow   = 1 << 20

@@ -208,7 +208,7 @@ func TestH2RapidReset(t *testing.T) {
 	}
 	c.Close()
 	g.checkCanary()
-	if n := reached.Load(); n > 2*h2ResetBudget {
+	if n := reached.Load(); n > h2Streams {
 		t.Errorf("the backend saw %d requests", n)
 	}
 }

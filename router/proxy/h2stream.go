@@ -45,7 +45,7 @@ func (s *h2Stream) Read(p []byte) (int, error) {
 	s.read.set(time.Until(s.pace.deadline(time.Now())))
 	n, err := s.r.Body.Read(p)
 	s.read.stop()
-	s.pace.add(n)
+	s.pace.got(n, time.Now())
 	if err != nil && err != io.EOF {
 		err = cutShort(err)
 	}
@@ -86,6 +86,7 @@ func (s *h2Stream) Begin(head *responseHead) error {
 	s.pace.talk.Store(true)
 	h := s.w.Header()
 	addFields(h, head.Fields)
+	delete(h, "Trailer") // the library would take header fields for trailers
 	for _, name := range [...]string{"Content-Type", "Date"} {
 		if _, ok := h[name]; !ok {
 			h[name] = nil // not for the library to guess

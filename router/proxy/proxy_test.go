@@ -413,6 +413,62 @@ func TestContinue(t *testing.T) {
 	}
 }
 
+// TestEarlyResponse has a backend that answers before it has the body. The
+// client may send the rest, which is dropped, and then the next request.
+func TestEarlyResponse(t *testing.T) {
+	g := newRig(t, func(c *backend.Conn) {
+		head, _ := c.Head()
+		if strings.HasPrefix(head, "GET") {
+			c.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+		} else {
+			c.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+		}
+		c.Wait()
+	})
+	for name, body := range map[string][3]string{
+		"length":  {"Content-Length: 10", "01234", "56789"},
+		"chunked": {"Transfer-Encoding: chunked", "5\r\n012", "34\r\n0\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := g.dial()
+			c.t = t
+			if status, b := c.do("POST / HTTP/1.1\r\nHost: h\r\n" + body[0] + "\r\n\r\n" + body[1]); status != 413 || b != "no" {
+				t.Fatalf("%d %q", status, b)
+			}
+			if status, b := c.do(body[2] + canary); status != 200 || b != "ok" {
+				t.Errorf("next: %d %q", status, b)
+			}
+		})
+	}
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	resp, err := g.h2("").RoundTrip(request(t, "POST", "https://h/", pr))
+	if err != nil || resp.StatusCode != 413 {
+		t.Errorf("h2: %v, %v", resp, err)
+	}
+}
+
+// TestPanicInABody lets reading the request body panic on its own goroutine.
+func TestPanicInABody(t *testing.T) {
+	g := newRig(t, func(c *backend.Conn) { c.Wait() })
+	x := &exchange{ctx: t.Context(), front: &brokenFront{}, length: 5, rec: view.Record{Start: time.Now()}}
+	x.path = "/"
+	x.req = view.Request{Method: "POST", Authority: "h", Proto: "HTTP/1.1", Conn: &view.Conn{Peer: netip.MustParseAddrPort("192.0.2.1:1")}}
+	g.engine.run(x)
+	if rec := g.record(0); rec.Status != 500 || g.engine.Panics() != 1 {
+		t.Errorf("status %d, %d panics", rec.Status, g.engine.Panics())
+	}
+}
+
+// brokenFront panics where the body is read.
+type brokenFront struct{ front }
+
+func (*brokenFront) Read([]byte) (int, error)  { panic("a bug") }
+func (*brokenFront) Close() error              { return nil }
+func (*brokenFront) Begin(*responseHead) error { return nil }
+func (*brokenFront) Write([]byte) error        { return nil }
+func (*brokenFront) End(view.Fields) error     { return nil }
+
 func TestEarlyHints(t *testing.T) {
 	g := newRig(t, backend.Always("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	c := g.dial()
@@ -505,14 +561,17 @@ func TestClientCancels(t *testing.T) {
 
 func TestSlowClients(t *testing.T) {
 	g := newRig(t, backend.OK("ok"), func(o *Options) {
-		o.Timeouts = Timeouts{ReadHeader: 50 * time.Millisecond, BodyGrace: 50 * time.Millisecond, Idle: 50 * time.Millisecond}
+		const short = 500 * time.Millisecond // long enough to begin a request on a busy machine
+		o.Timeouts = Timeouts{ReadHeader: short, BodyGrace: short, Idle: short}
 	})
 	t.Run("nothing", func(t *testing.T) {
+		t.Parallel()
 		if got := g.dial().closed(); got != "" {
 			t.Errorf("%q", got)
 		}
 	})
 	t.Run("idle", func(t *testing.T) {
+		t.Parallel()
 		c := g.dial()
 		c.do(canary)
 		if got := c.closed(); got != "" {
@@ -525,6 +584,7 @@ func TestSlowClients(t *testing.T) {
 		"chunked body": "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := g.dial()
 			c.send(raw)
 			if resp := c.response("POST"); resp.StatusCode != 408 || !resp.Close {
@@ -533,6 +593,7 @@ func TestSlowClients(t *testing.T) {
 		})
 	}
 	t.Run("h2 body", func(t *testing.T) {
+		t.Parallel()
 		pr, pw := io.Pipe()
 		defer pw.Close()
 		resp, err := g.h2("").RoundTrip(request(t, "POST", "https://h/", pr))

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -98,8 +99,11 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	l := p.live.Load()
 	attempts := min(p.reg.opts.Attempts, maxAttempts)
 	var tried [maxAttempts]*Target
-	last := &Error{Kind: NoEndpoint, Err: errors.New(orReason(l.state.Reason))}
+	var last *Error
 	for n := range attempts {
+		if ctx.Err() != nil {
+			return nil, &Error{Kind: Canceled, Attempts: n, Err: context.Cause(ctx)}
+		}
 		t := p.pick(l, tried[:n])
 		if t == nil {
 			break
@@ -116,38 +120,30 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 			break
 		}
 	}
+	if last == nil {
+		last = &Error{Kind: NoEndpoint, Err: errors.New(cmp.Or(l.state.Reason, "no endpoint is ready"))}
+	}
 	return nil, last
 }
 
-func orReason(s string) string {
-	if s == "" {
-		return "no endpoint is ready"
-	}
-	return s
-}
-
 // roundTrip uses an old connection if there is one, else a new one.
-func (a *address) roundTrip(ctx context.Context, req *Request) (*Response, *Error) {
+func (a *address) roundTrip(ctx context.Context, req *Request) (resp *Response, err *Error) {
 	a.inFlight.Add(1)
-	if c := a.take(ctx); c != nil {
-		resp, err := c.exchange(ctx, req)
-		if err == nil {
-			return resp, nil
-		}
-		if !err.replay {
+	defer func() {
+		if resp == nil {
 			a.inFlight.Add(-1)
-			return nil, err
+		}
+	}()
+	if c := a.take(ctx); c != nil {
+		if resp, err = c.exchange(ctx, req); err == nil || !err.replay {
+			return resp, err
 		}
 	}
 	c, err := a.connect(ctx)
-	if err == nil {
-		var resp *Response
-		if resp, err = c.exchange(ctx, req); err == nil {
-			return resp, nil
-		}
+	if err != nil {
+		return nil, err
 	}
-	a.inFlight.Add(-1)
-	return nil, err
+	return c.exchange(ctx, req)
 }
 
 // exchange sends the head, starts the body and waits for the response's head.

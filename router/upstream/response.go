@@ -114,7 +114,16 @@ func (r *Response) fail(err error) *Error {
 	}
 	r.closed = true
 	r.conn.giveBack()
+	r.rethrow()
 	return e
+}
+
+// rethrow lets a panic of the request body surface where the request is served
+// and can be recovered, instead of ending the process.
+func (r *Response) rethrow() {
+	if r.upload != nil && r.upload.panicked != nil {
+		panic(r.upload.panicked)
+	}
 }
 
 // Read reads the body. It returns as soon as there is anything; io.EOF only at
@@ -232,6 +241,7 @@ func (r *Response) Close() {
 	c.addr.inFlight.Add(-1)
 	if !reusable {
 		c.close()
+		r.rethrow()
 		return
 	}
 	c.reused = true

@@ -21,6 +21,7 @@ type upload struct {
 	// failed with. At most one is set.
 	bodyErr  error
 	writeErr error
+	panicked any // what reading the body panicked with
 	// cutOff is set by finish when it was we who ended the body.
 	cutOff bool
 }
@@ -31,6 +32,11 @@ func newUpload(r *Response) *upload {
 
 func (u *upload) run() {
 	defer close(u.done)
+	defer func() {
+		if u.panicked = recover(); u.panicked != nil {
+			u.resp.conn.close()
+		}
+	}()
 	p := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(p)
 	if u.resp.req.Length < 0 {
@@ -47,6 +53,7 @@ func (u *upload) run() {
 func (u *upload) copyLength(p []byte) {
 	left := u.resp.req.Length
 	for left > 0 {
+		u.lift()
 		n, err := u.resp.req.Body.Read(p[:min(int64(len(p)), left)])
 		left -= int64(n)
 		u.taken.Store(left == 0)
@@ -63,6 +70,7 @@ func (u *upload) copyLength(p []byte) {
 func (u *upload) copyChunked(p []byte) {
 	out := make([]byte, 0, 4<<10)
 	for {
+		u.lift()
 		n, err := u.resp.req.Body.Read(p)
 		out = wire.AppendChunk(out[:0], p[:n])
 		if err == io.EOF {
@@ -79,8 +87,12 @@ func (u *upload) copyChunked(p []byte) {
 	}
 }
 
-// send writes b, and moves the limit for the response along: a backend may take
-// as long for its answer as the body takes to arrive.
+// lift takes the limit for the response away while it is the client that is
+// waited for: a backend may take as long for its answer as the body takes to
+// arrive. Reading the body has limits of its own.
+func (u *upload) lift() { u.resp.conn.nc.SetReadDeadline(time.Time{}) }
+
+// send writes b, and gives the backend its time to answer from now on.
 func (u *upload) send(b []byte) bool {
 	if len(b) == 0 {
 		return true
@@ -112,7 +124,7 @@ func (u *upload) finish() bool {
 		}
 		<-u.done
 	}
-	return u.bodyErr == nil && u.writeErr == nil
+	return u.bodyErr == nil && u.writeErr == nil && u.panicked == nil
 }
 
 func unexpected(err error) error {

@@ -421,7 +421,7 @@ func TestEarlyResponse(t *testing.T) {
 		if strings.HasPrefix(head, "GET") {
 			c.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 		} else {
-			c.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+			c.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
 		}
 		c.Wait()
 	})

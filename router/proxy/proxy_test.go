@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -513,6 +514,73 @@ func TestWebSocket(t *testing.T) {
 		if rec := g.record(0); !rec.Upgraded || rec.Status != 101 || rec.BytesIn == 0 || rec.BytesOut == 0 {
 			t.Errorf("record %+v", rec)
 		}
+	}
+}
+
+// TestNextRequestDuringASlowOne sends a second request while the engine already
+// watches for the client's leaving: no byte of it is lost.
+func TestNextRequestDuringASlowOne(t *testing.T) {
+	arrived, release := make(chan string, 2), make(chan struct{})
+	g := newRig(t, func(c *backend.Conn) {
+		for {
+			head, err := c.Head()
+			if err != nil {
+				return
+			}
+			path := strings.Fields(head)[1]
+			arrived <- path
+			<-release
+			c.Send("HTTP/1.1 200 OK\r\nContent-Length: " + strconv.Itoa(len(path)) + "\r\n\r\n" + path)
+		}
+	})
+	for _, c := range []*client{g.dial(), g.dialTLS("", "http/1.1")} {
+		for round := range 3 {
+			c.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+			<-arrived
+			if round > 0 {
+				c.send("GET /next HT")
+			}
+			g.waitForWatch()
+			release <- struct{}{}
+			if b, err := io.ReadAll(c.response("GET").Body); err != nil || string(b) != "/slow" {
+				t.Fatalf("%q, %v", b, err)
+			}
+			if round == 0 {
+				continue
+			}
+			c.send("TP/1.1\r\nHost: h\r\n\r\n")
+			<-arrived
+			release <- struct{}{}
+			if b, err := io.ReadAll(c.response("GET").Body); err != nil || string(b) != "/next" {
+				t.Fatalf("%q, %v", b, err)
+			}
+		}
+	}
+}
+
+// waitForWatch waits until the engine watches a connection.
+func (g *rig) waitForWatch() {
+	for {
+		g.engine.mu.Lock()
+		for c := range g.engine.conns {
+			c.watchMu.Lock()
+			watching := c.reading != nil
+			c.watchMu.Unlock()
+			if watching {
+				g.engine.mu.Unlock()
+				return
+			}
+		}
+		g.engine.mu.Unlock()
+		runtime.Gosched()
+	}
+}
+
+func TestAllowUnderscores(t *testing.T) {
+	g := newRig(t, backend.OK("ok"), func(o *Options) { o.AllowUnderscores = true })
+	g.dial().do("GET / HTTP/1.1\r\nHost: h\r\nA_b: c\r\nX_Real_IP: 1.2.3.4\r\nx_forwarded-for: 1.2.3.4\r\n\r\n")
+	if seen := g.backend.Received(); !strings.Contains(seen, "\r\nA_b: c\r\n") || strings.Contains(seen, "1.2.3.4") {
+		t.Errorf("the backend saw %q", seen)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/portico-ingress/portico/router/view"
 )
@@ -28,6 +29,7 @@ func (x *exchange) answer(f *fault) {
 
 func (x *exchange) answerText(status int, reason, contentType, body string, more view.Fields) {
 	fields := view.Fields{
+		{Name: "Date", Value: time.Now().UTC().Format(http.TimeFormat)},
 		{Name: "Content-Type", Value: contentType},
 		{Name: "X-Content-Type-Options", Value: "nosniff"},
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -171,6 +172,13 @@ func (e *Engine) goAway(ctx context.Context) {
 // under way on it.
 func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
 	defer c.Close()
+	defer func() {
+		// A panic while serving a request is dealt with there; this is for
+		// what is around it, so that it costs one connection and no more.
+		if v := recover(); v != nil {
+			e.notePanic(v, "")
+		}
+	}()
 	if info.TLS != nil && info.TLS.Protocol == "h2" {
 		e.serveH2(ctx, c, info)
 		return
@@ -180,6 +188,11 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
 
 // Panics returns how many requests ended in a panic of the engine.
 func (e *Engine) Panics() int64 { return e.panics.Load() }
+
+func (e *Engine) notePanic(v any, id string) {
+	e.panics.Add(1)
+	e.opts.Log.Error(nil, "panic in the engine", "panic", v, "id", id, "stack", string(debug.Stack()))
+}
 
 func (e *Engine) draining() bool {
 	select {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -109,8 +108,7 @@ func (e *Engine) run(x *exchange) {
 }
 
 func (e *Engine) recovered(x *exchange, v any) {
-	e.panics.Add(1)
-	e.opts.Log.Error(nil, "panic while serving a request", "panic", v, "id", x.req.ID, "stack", string(debug.Stack()))
+	e.notePanic(v, x.req.ID)
 	if x.begun {
 		x.rec.Reason = "panic"
 		x.front.Abort()

@@ -155,7 +155,7 @@ func (c *h1Conn) shrink() {
 	if len(c.buf) > h1MaxBuffer {
 		c.buf = make([]byte, h1Buffer)
 	}
-	if cap(c.resp.out) > h1MaxBuffer {
+	if cap(c.resp.out) > h1Buffer {
 		c.resp.out = nil
 	}
 }

@@ -51,13 +51,7 @@ func (c *conn) close() { c.nc.Close() }
 // open, with nothing to read. Bytes that nobody asked for would be taken as the
 // answer to the next request (response-queue poisoning).
 func (c *conn) fresh(ctx context.Context) bool {
-	if c.addr.key.host != "" {
-		now, err := c.addr.resolve(ctx)
-		if err != nil || !slices.Contains(now, c.remote) || c.addr.reg.opts.Policy.Check(c.remote) != nil {
-			return false
-		}
-	}
-	if c.raw == nil {
+	if c.raw == nil || c.addr.key.host != "" && !c.current(ctx) {
 		return false
 	}
 	if c.nc.SetDeadline(time.Time{}) != nil {
@@ -71,6 +65,14 @@ func (c *conn) fresh(ctx context.Context) bool {
 		return true
 	})
 	return err == nil && quiet
+}
+
+// current reports whether the name still leads to where c is connected.
+func (c *conn) current(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.addr.reg.opts.Timeouts.Connect)
+	defer cancel()
+	now, err := c.addr.resolve(ctx)
+	return err == nil && slices.Contains(now, c.remote) && c.addr.reg.opts.Policy.Check(c.remote) == nil
 }
 
 // lend gives c its buffer for one request.

@@ -120,15 +120,21 @@ func (r *Resolver) refresh(ctx context.Context, host string, n *name, now time.T
 	n.stale = n.expires.Add(or(r.Stale, 10*time.Minute))
 }
 
-// ask queries for IPv4 and IPv6 addresses.
+// ask queries for IPv4 and IPv6 addresses at once.
 func (r *Resolver) ask(ctx context.Context, host string) answer {
 	servers, err := r.serverList()
 	if err != nil {
 		return answer{err: err}
 	}
+	qtypes := [...]uint16{dns.TypeA, dns.TypeAAAA}
+	var answers [len(qtypes)]answer
+	var wg sync.WaitGroup
+	for i, qtype := range qtypes {
+		wg.Go(func() { answers[i] = r.query(ctx, servers, host, qtype) })
+	}
+	wg.Wait()
 	var out answer
-	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		a := r.query(ctx, servers, host, qtype)
+	for _, a := range answers {
 		if a.err != nil {
 			if out.err == nil || errors.Is(out.err, errNoName) {
 				out.err = a.err

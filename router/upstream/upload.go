@@ -100,9 +100,7 @@ func (u *upload) send(b []byte) bool {
 	c, timeouts := u.resp.conn, &u.resp.conn.addr.reg.opts.Timeouts
 	c.nc.SetWriteDeadline(time.Now().Add(timeouts.Stall))
 	_, u.writeErr = c.nc.Write(b)
-	if u.writeErr == nil {
-		c.nc.SetReadDeadline(time.Now().Add(timeouts.Head))
-	}
+	c.nc.SetReadDeadline(time.Now().Add(timeouts.Head))
 	return u.writeErr == nil
 }
 

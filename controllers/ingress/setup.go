@@ -35,7 +35,8 @@ import (
 const syncTimeout = 10 * 365 * 24 * time.Hour
 
 // New makes a Controller that runs with mgr, whose cache must have been made
-// with CacheOptions. It runs on every replica, elected or not.
+// with CacheOptions, and its RESTMapper with NewRESTMapper. It runs on every
+// replica, elected or not.
 func New(mgr manager.Manager, opts Options) (*Controller, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err

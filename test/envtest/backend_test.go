@@ -45,7 +45,7 @@ type echo struct {
 }
 
 // newBackend starts an echo server and returns its address.
-func newBackend(t *testing.T, name string) string {
+func newBackend(t testing.TB, name string) string {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

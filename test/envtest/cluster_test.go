@@ -25,14 +25,14 @@ const patience = time.Minute
 // A cluster is the part of the apiserver that one test has for itself: a
 // namespace and an IngressClass, whose controller name no other test serves.
 type cluster struct {
-	t *testing.T
+	t testing.TB
 	client.Client
 	namespace  string
 	class      string
 	controller string
 }
 
-func newCluster(t *testing.T) *cluster {
+func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	admin, err := client.New(envtest.Config(), client.Options{Scheme: scheme.Scheme})
 	if err != nil {
@@ -48,7 +48,7 @@ func newCluster(t *testing.T) *cluster {
 
 func (c *cluster) newNamespace() string {
 	c.t.Helper()
-	name, _, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(c.t.Name(), "Test")), "/")
+	name, _, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(strings.TrimPrefix(c.t.Name(), "Test"), "Benchmark")), "/")
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: name + "-"}}
 	c.create(ns)
 	return ns.Name
@@ -79,6 +79,15 @@ func (c *cluster) create(obj client.Object) {
 func (c *cluster) delete(obj client.Object) {
 	c.t.Helper()
 	if err := c.Delete(c.t.Context(), obj); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// createOnce makes an object with a fixed name, unless an earlier run of the
+// test did.
+func (c *cluster) createOnce(obj client.Object) {
+	c.t.Helper()
+	if err := c.Create(c.t.Context(), obj); err != nil && !apierrors.IsAlreadyExists(err) {
 		c.t.Fatal(err)
 	}
 }
@@ -193,7 +202,7 @@ func endpoint(address string, ready, serving, terminating bool) discoveryv1.Endp
 func ready(address string) discoveryv1.Endpoint { return endpoint(address, true, true, false) }
 
 // eventually waits until the condition returns nil.
-func eventually(t *testing.T, condition func() error) {
+func eventually(t testing.TB, condition func() error) {
 	t.Helper()
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()

@@ -62,7 +62,7 @@ func assets() error {
 func Config() *rest.Config { return rest.CopyConfig(env.Config) }
 
 // User makes a user who may do nothing until a role is bound to the name.
-func User(t *testing.T, name string) *rest.Config {
+func User(t testing.TB, name string) *rest.Config {
 	t.Helper()
 	u, err := env.AddUser(envtest.User{Name: name}, &rest.Config{QPS: -1})
 	if err != nil {
@@ -72,7 +72,7 @@ func User(t *testing.T, name string) *rest.Config {
 }
 
 // Kubectl runs the real kubectl as the administrator and returns its output.
-func Kubectl(t *testing.T, args ...string) string {
+func Kubectl(t testing.TB, args ...string) string {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(config, env.KubeConfig, 0o600); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -35,12 +36,13 @@ type settings struct {
 	defaultTLS  certstore.SecretRef
 	election    string // name of the Lease; "" elects everybody
 	leaseIn     string // namespace of the Lease; "" is the test's
+	silent      bool   // logs nothing
 }
 
 // An instance is one Portico, wired as the command wires it.
 type instance struct {
 	front
-	t         *testing.T
+	t         testing.TB
 	registry  *upstream.Registry
 	certs     *certstore.Store
 	publisher *publish.Publisher
@@ -89,10 +91,14 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 		}
 	}
 	log := testr.NewWithInterface(quiet{in.t}, testr.Options{})
+	if s.silent {
+		log = logr.Discard()
+	}
 	skip, lease, renew, retry := true, 3*time.Second, 2*time.Second, 500*time.Millisecond
 	mgr, err := manager.New(s.config, manager.Options{
 		Scheme:                        scheme.Scheme,
 		Logger:                        log,
+		MapperProvider:                ingress.NewRESTMapper,
 		Cache:                         ingress.CacheOptions(s.namespaces, status.FieldManager(s.controllers)),
 		Metrics:                       metricsserver.Options{BindAddress: "0"},
 		Controller:                    config.Controller{SkipNameValidation: &skip},

@@ -1,10 +1,12 @@
 package envtest_test
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
 	"github.com/go-logr/logr"
+	"go.uber.org/goleak"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/portico-ingress/portico/test/envtest"
@@ -12,5 +14,10 @@ import (
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard()) // instances log to their tests
-	os.Exit(envtest.Run(m))
+	code := envtest.Run(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }

@@ -20,7 +20,7 @@ type roles struct {
 }
 
 // shippedRoles reads what config/rbac ships.
-func shippedRoles(t *testing.T) roles {
+func shippedRoles(t testing.TB) roles {
 	t.Helper()
 	data, err := os.ReadFile("../../config/rbac/role.yaml")
 	if err != nil {
@@ -54,9 +54,9 @@ func TestShippedPermissions(t *testing.T) {
 	user := c.namespace + "-user"
 	subjects := []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: user}}
 	system := shipped.role.Namespace
-	c.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}})
-	c.create(shipped.cluster)
-	c.create(shipped.role)
+	c.createOnce(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}})
+	c.createOnce(shipped.cluster)
+	c.createOnce(shipped.role)
 	c.create(&rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user}, Subjects: subjects,
 		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: shipped.cluster.Name},
@@ -68,8 +68,8 @@ func TestShippedPermissions(t *testing.T) {
 	c.echoService("one")
 	c.secret(c.namespace, "shop-tls", corev1.SecretTypeTLS, keyPair(t, "typed", "shop.example"))
 	c.node("n1", corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.1"})
-	labels := map[string]string{"app": "portico"}
-	c.podIn(system, "portico-1", "n1", labels)
+	labels := map[string]string{"app": c.namespace}
+	c.podIn(system, c.namespace, "n1", labels)
 	ing := c.ingress("web", rule("shop.example", prefix, "/", "one"), rule("shop.example", prefix, "/gone", "missing"), tlsFor("shop-tls", "shop.example"))
 	in := c.start(elect, func(s *settings) {
 		s.config = envtest.User(t, user)

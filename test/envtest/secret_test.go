@@ -26,7 +26,7 @@ import (
 
 // keyPair makes a self-signed certificate; the common name tells certificates
 // for the same host apart.
-func keyPair(t *testing.T, name string, hosts ...string) map[string][]byte {
+func keyPair(t testing.TB, name string, hosts ...string) map[string][]byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -165,9 +165,7 @@ func (c *cluster) pod(name, node string, labels map[string]string) *corev1.Pod {
 func (c *cluster) podIn(namespace, name, node string, labels map[string]string) *corev1.Pod {
 	c.t.Helper()
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "default"}}
-	if !c.exists(account) { // there is no controller manager to make it
-		c.create(account)
-	}
+	c.createOnce(account) // there is no controller manager to make it
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
 		Spec:       corev1.PodSpec{NodeName: c.namespace + "-" + node, Containers: []corev1.Container{{Name: "portico", Image: "portico"}}},

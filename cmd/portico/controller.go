@@ -140,6 +140,7 @@ func (f *controllerFlags) manager(kube *kubeClient, log logr.Logger) (manager.Ma
 	return manager.New(kube.config, manager.Options{
 		Scheme:                        scheme.Scheme,
 		Logger:                        log,
+		MapperProvider:                ingress.NewRESTMapper,
 		Cache:                         ingress.CacheOptions(f.namespaces, status.FieldManager(f.routing.ControllerNames)),
 		Metrics:                       metricsserver.Options{BindAddress: "0"}, // ours are at --admin-addr
 		LeaderElection:                f.elect,

@@ -85,6 +85,7 @@ func (e *Engine) run(x *exchange) {
 		}
 	}()
 	if f := e.prepare(x); f != nil {
+		x.front.Close() // nothing behind a request like this is worth reading
 		x.answer(f)
 		return
 	}

@@ -108,6 +108,9 @@ func (s *h2Stream) fill(x *exchange) *fault {
 	if r.Method != "CONNECT" && !wire.ValidTarget(r.RequestURI) || !wire.ValidName(r.Method) {
 		return badH2("the method or the path holds a character that is not allowed")
 	}
+	if r.Host == "" {
+		return badH2("neither :authority nor host is given")
+	}
 	if r.RequestURI == "*" && r.Method != "OPTIONS" {
 		return badH2(`the target "*" is for OPTIONS alone`)
 	}

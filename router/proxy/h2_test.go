@@ -94,6 +94,7 @@ func TestH2Hostile(t *testing.T) {
 	}
 	for name, fields := range map[string][]string{
 		"host differs":          base("host", "other"),
+		"no host":               {":method", "GET", ":scheme", "https", ":path", "/x"},
 		"two hosts":             base("host", "h", "host", "other"),
 		"transfer-encoding":     base("transfer-encoding", "chunked"),
 		"connection":            base("connection", "close"),

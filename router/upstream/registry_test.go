@@ -597,6 +597,56 @@ func TestDrain(t *testing.T) {
 	gone.Wait()
 }
 
+// TestUnusedConnectionsClose: after KeepAlive, and beyond MaxIdle at once.
+func TestUnusedConnectionsClose(t *testing.T) {
+	closed := make(chan int, 2)
+	srv := backend.Serve(t, func(c *backend.Conn) {
+		backend.OK("x")(c)
+		closed <- c.Number
+	})
+	r := newRegistry(t, Options{MaxIdle: 1, Timeouts: Timeouts{KeepAlive: time.Millisecond}})
+	r.Set(web, ready(srv.Addr))
+	a, err := r.Pool(web).Do(t.Context(), simple())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := r.Pool(web).Do(t.Context(), simple())
+	if err != nil {
+		t.Fatal(err)
+	}
+	drain(t, a)
+	drain(t, b)
+	a.Close()
+	b.Close()
+	if first, second := <-closed, <-closed; first == second {
+		t.Errorf("connection %d closed twice", first)
+	}
+}
+
+// TestUnreachableEndpointIsPassedOver: one failed dial is enough for the next
+// requests to begin elsewhere.
+func TestUnreachableEndpointIsPassedOver(t *testing.T) {
+	srv := backend.Serve(t, backend.OK("x"))
+	bad := closedAddr(t)
+	var mu sync.Mutex
+	dials := make(map[netip.AddrPort]int)
+	r := newRegistry(t, Options{Dial: func(ctx context.Context, ap netip.AddrPort) (net.Conn, error) {
+		mu.Lock()
+		dials[ap]++
+		mu.Unlock()
+		return dialTCP(ctx, ap)
+	}})
+	r.Set(web, ready(bad, srv.Addr))
+	for range 10 {
+		if _, err := get(t, r.Pool(web), simple()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if dials[bad] >= 5 { // its share, if every turn of its were tried
+		t.Errorf("the bad endpoint was dialled %d times", dials[bad])
+	}
+}
+
 func TestRetain(t *testing.T) {
 	srv := backend.Serve(t, backend.OK("x"))
 	r := newRegistry(t, Options{})

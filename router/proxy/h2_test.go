@@ -60,6 +60,43 @@ func TestH2(t *testing.T) {
 	}
 }
 
+// TestH2BothWays talks to a backend that answers each chunk as it comes: neither
+// direction waits for the end of the other, and nothing is held back.
+func TestH2BothWays(t *testing.T) {
+	g := newRig(t, func(c *backend.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+		for {
+			size, err := c.Line()
+			if err != nil || size == "0" {
+				break
+			}
+			data, _ := c.Line()
+			c.Send(size + "\r\n" + data + "\r\n")
+		}
+		c.Send("0\r\n\r\n")
+		c.Wait()
+	})
+	pr, pw := io.Pipe()
+	resp, err := g.h2("").RoundTrip(request(t, "POST", "https://h/", pr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 10)
+	for _, s := range []string{"one", "two", "three"} {
+		if _, err := io.WriteString(pw, s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(resp.Body, buf[:len(s)]); err != nil || string(buf[:len(s)]) != s {
+			t.Fatalf("%q, %v", buf[:len(s)], err)
+		}
+	}
+	pw.Close()
+	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) != 0 {
+		t.Errorf("%q, %v", rest, err)
+	}
+}
+
 // handshakeH2 begins HTTP/2 on a raw connection.
 func handshakeH2(t testing.TB, c *client) *http2.Framer {
 	t.Helper()

@@ -131,9 +131,9 @@ func ours(name string) bool {
 // portOf returns the port that the client used: the one it named, else the
 // scheme's.
 func portOf(r *view.Request) string {
-	if i := strings.LastIndexByte(r.Authority, ':'); i >= 0 && i+1 < len(r.Authority) && r.Authority[i+1:] != "" &&
-		!strings.HasSuffix(r.Authority, "]") {
-		return r.Authority[i+1:]
+	i := strings.LastIndexByte(r.Authority, ':')
+	if port := r.Authority[i+1:]; i >= 0 && port != "" && !strings.HasSuffix(port, "]") {
+		return port
 	}
 	if r.Scheme == "https" {
 		return "443"

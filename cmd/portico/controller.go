@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,7 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 		return err
 	}
 	st.Translate, st.Problems, st.Log = r.translate, p.publisher, log.WithName("status")
+	st.Lease = f.writerLease(kube)
 	if err := status.New(mgr, *st); err != nil {
 		return err
 	}
@@ -129,25 +131,25 @@ func readiness(c *ingress.Controller) admin.Checks {
 }
 
 func (f *controllerFlags) manager(kube *kubeClient, log logr.Logger) (manager.Manager, error) {
-	lease := f.lease
-	if lease == "" {
-		lease = "portico-" + strings.ReplaceAll(f.routing.ControllerNames[0], "/", "-")
-	}
-	leaseIn := f.leaseIn
-	if leaseIn == "" {
-		leaseIn = kube.namespace
-	}
 	return manager.New(kube.config, manager.Options{
-		Scheme:                        scheme.Scheme,
-		Logger:                        log,
-		MapperProvider:                ingress.NewRESTMapper,
-		Cache:                         ingress.CacheOptions(f.namespaces, status.FieldManager(f.routing.ControllerNames)),
-		Metrics:                       metricsserver.Options{BindAddress: "0"}, // ours are at --admin-addr
-		LeaderElection:                f.elect,
-		LeaderElectionID:              lease,
-		LeaderElectionNamespace:       leaseIn,
-		LeaderElectionReleaseOnCancel: true, // the process ends with the manager
+		Scheme:         scheme.Scheme,
+		Logger:         log,
+		MapperProvider: ingress.NewRESTMapper,
+		Cache:          ingress.CacheOptions(f.namespaces, status.FieldManager(f.routing.ControllerNames)),
+		Metrics:        metricsserver.Options{BindAddress: "0"}, // ours are at --admin-addr
 	})
+}
+
+// writerLease is what elects the replica that writes. It is not the manager's
+// election: that one would end the process when the apiserver is lost.
+func (f *controllerFlags) writerLease(kube *kubeClient) status.Lease {
+	if !f.elect {
+		return status.Lease{}
+	}
+	return status.Lease{
+		Namespace: cmp.Or(f.leaseIn, kube.namespace),
+		Name:      cmp.Or(f.lease, "portico-"+strings.ReplaceAll(f.routing.ControllerNames[0], "/", "-")),
+	}
 }
 
 func (f *controllerFlags) status() (*status.Options, error) {

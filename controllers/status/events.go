@@ -41,7 +41,7 @@ type events struct {
 	log      logr.Logger
 
 	// written are the names of the Events of current problems that need no
-	// further attempt. Owned by Start.
+	// further attempt. Owned by run.
 	written map[string]struct{}
 }
 
@@ -55,14 +55,11 @@ func newEvents(c client.Client, opts Options) *events {
 	}
 }
 
-// NeedLeaderElection says that Events are written by one replica.
-func (*events) NeedLeaderElection() bool { return true }
-
 // retryAfter is how long to wait when the apiserver did not take an Event.
 const retryAfter = 5 * time.Second
 
-// Start writes Events until ctx ends.
-func (e *events) Start(ctx context.Context) error {
+// run writes Events until ctx ends.
+func (e *events) run(ctx context.Context) {
 	for {
 		changed := e.problems.Changed()
 		var again <-chan time.Time
@@ -73,7 +70,7 @@ func (e *events) Start(ctx context.Context) error {
 		case <-changed:
 		case <-again:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }

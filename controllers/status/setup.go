@@ -2,9 +2,12 @@ package status
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +28,7 @@ import (
 //+kubebuilder:rbac:groups=networking.k8s.io,resources=ingressclasses,verbs=list;watch
 //+kubebuilder:rbac:groups="",resources=services;nodes,verbs=list;watch
 //+kubebuilder:rbac:groups="",resources=pods,verbs=list;watch,namespace=portico-system
-//+kubebuilder:rbac:groups="",resources=events,verbs=create;patch
+//+kubebuilder:rbac:groups="",resources=events,verbs=create
 //+kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=portico-system
 
 // syncTimeout: as long as the apiserver cannot be reached there is nothing to
@@ -33,53 +36,87 @@ import (
 const syncTimeout = 10 * 365 * 24 * time.Hour
 
 // New adds the writers of status and Events to mgr, whose cache holds Ingress
-// and IngressClass. They run only on the elected replica.
+// and IngressClass. Replicas elect the one that writes by opts.Lease; the
+// manager's own election is neither needed nor wanted.
 func New(mgr manager.Manager, opts Options) error {
 	if err := opts.Source.Validate(); err != nil {
 		return err
 	}
-	if err := mgr.Add(newEvents(mgr.GetClient(), opts)); err != nil {
+	t := &writers{mgr: mgr, opts: opts}
+	if t.publishes() && opts.Publish == OwnClasses {
+		opts.Log.Info("the status of Ingresses of other projects' classes is not written; ask for it with --publish-status")
+	}
+	e, err := newElection(mgr.GetConfig(), opts.Lease, t.run, opts.Log)
+	if err != nil {
 		return err
 	}
-	if opts.Publish == Nothing || opts.Source.none() {
-		return nil
-	}
-	return addWriter(mgr, opts)
+	return mgr.Add(e)
 }
+
+// writers are what an elected replica runs, made anew for each term.
+type writers struct {
+	mgr  manager.Manager
+	opts Options
+}
+
+func (t *writers) publishes() bool { return t.opts.Publish != Nothing && !t.opts.Source.none() }
 
 // none reports that there are no addresses to publish.
 func (s Source) none() bool {
 	return s.Service == (types.NamespacedName{}) && len(s.Addresses) == 0 && !s.Nodes
 }
 
-func addWriter(mgr manager.Manager, opts Options) error {
-	w := &writer{
-		translate: opts.Translate,
-		foreign:   opts.Publish == AllClasses,
-		manager:   FieldManager(opts.Translate.ControllerNames),
-		cached:    mgr.GetCache(),
-		live:      mgr.GetAPIReader(),
-		client:    mgr.GetClient(),
-		addresses: &addresses{source: opts.Source, log: opts.Log},
-		log:       opts.Log,
+// run writes until ctx ends.
+func (t *writers) run(ctx context.Context) {
+	var group sync.WaitGroup
+	group.Go(func() { newEvents(t.mgr.GetClient(), t.opts).run(ctx) })
+	if t.publishes() {
+		group.Go(func() {
+			if err := t.writeStatus(ctx); err != nil && ctx.Err() == nil {
+				t.opts.Log.Error(err, "no status is written until another election")
+			}
+		})
 	}
-	worker, err := controller.New("status", mgr, controller.Options{
+	group.Wait()
+}
+
+// writeStatus keeps the status of every Ingress right until ctx ends.
+func (t *writers) writeStatus(ctx context.Context) (err error) {
+	shared := &termCache{Cache: t.mgr.GetCache()}
+	defer func() { err = errors.Join(err, shared.end()) }()
+	w := &writer{
+		translate: t.opts.Translate,
+		foreign:   t.opts.Publish == AllClasses,
+		manager:   FieldManager(t.opts.Translate.ControllerNames),
+		cached:    shared,
+		live:      t.mgr.GetAPIReader(),
+		client:    t.mgr.GetClient(),
+		addresses: &addresses{source: t.opts.Source, log: t.opts.Log},
+		log:       t.opts.Log,
+	}
+	skip := true // the name is the same in every term
+	worker, err := controller.NewUnmanaged("status", controller.Options{
 		Reconciler:              w,
 		MaxConcurrentReconciles: 4, // each waits for the apiserver
 		CacheSyncTimeout:        syncTimeout,
-		Logger:                  opts.Log,
+		SkipNameValidation:      &skip,
+		Logger:                  t.opts.Log,
 	})
 	if err != nil {
 		return err
 	}
-	shared := mgr.GetCache()
 	if err := worker.Watch(source.Kind(shared, &networkingv1.Ingress{}, &handler.TypedEnqueueRequestForObject[*networkingv1.Ingress]{})); err != nil {
 		return err
 	}
 	if err := worker.Watch(source.Kind(shared, &networkingv1.IngressClass{}, all[*networkingv1.IngressClass](w, nil))); err != nil {
 		return err
 	}
-	return w.watchSource(mgr, worker, opts.Source)
+	group, ctx := errgroup.WithContext(ctx)
+	if err := t.watchSource(ctx, group, w, worker); err != nil {
+		return err
+	}
+	group.Go(func() error { return worker.Start(ctx) })
+	return group.Wait()
 }
 
 // all queues every Ingress, if the condition holds or is nil.
@@ -104,19 +141,18 @@ func all[T client.Object](w *writer, condition func(context.Context) bool) handl
 // watchSource keeps the addresses current, from a cache of their own that only
 // the elected replica runs: the objects may lie outside the watched
 // namespaces, and nobody else needs them.
-func (w *writer) watchSource(mgr manager.Manager, worker controller.Controller, from Source) error {
+func (t *writers) watchSource(ctx context.Context, group *errgroup.Group, w *writer, worker controller.Controller) error {
+	from := t.opts.Source
 	if len(from.Addresses) > 0 {
-		w.addresses.refresh(context.Background()) // reads nothing
+		w.addresses.refresh(ctx) // reads nothing
 		return nil
 	}
-	own, err := cache.New(mgr.GetConfig(), from.cacheOptions(mgr))
+	own, err := cache.New(t.mgr.GetConfig(), from.cacheOptions(t.mgr))
 	if err != nil {
 		return fmt.Errorf("watching the source of addresses: %w", err)
 	}
 	w.addresses.reader = own
-	if err := mgr.Add(elected(own.Start)); err != nil {
-		return err
-	}
+	group.Go(func() error { return own.Start(ctx) })
 	changed := w.addresses.refresh
 	if !from.Nodes {
 		return worker.Watch(source.Kind(own, &corev1.Service{}, all[*corev1.Service](w, changed)))
@@ -169,12 +205,3 @@ func trimPod(in any) (any, error) {
 	}
 	return in, nil
 }
-
-// elected is a part of a manager that runs only on the elected replica.
-type elected func(context.Context) error
-
-// Start runs the part.
-func (f elected) Start(ctx context.Context) error { return f(ctx) }
-
-// NeedLeaderElection says that it waits for election.
-func (elected) NeedLeaderElection() bool { return true }

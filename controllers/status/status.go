@@ -46,6 +46,8 @@ type Options struct {
 	// Source says where the addresses come from; the zero Source knows none,
 	// and then no status is written.
 	Source Source
+	// Lease elects the replica that writes.
+	Lease Lease
 	// Problems are what Events are written from.
 	Problems Problems
 	Log      logr.Logger

@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
@@ -34,9 +33,7 @@ type settings struct {
 	router      router.Options
 	status      status.Options
 	defaultTLS  certstore.SecretRef
-	election    string // name of the Lease; "" elects everybody
-	leaseIn     string // namespace of the Lease; "" is the test's
-	silent      bool   // logs nothing
+	silent      bool // logs nothing
 }
 
 // An instance is one Portico, wired as the command wires it.
@@ -47,7 +44,6 @@ type instance struct {
 	certs     *certstore.Store
 	publisher *publish.Publisher
 	follows   *ingress.Controller
-	elected   <-chan struct{}
 	stop      func() // ends it and waits; may be called again
 }
 
@@ -94,24 +90,16 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 	if s.silent {
 		log = logr.Discard()
 	}
-	skip, lease, renew, retry := true, 3*time.Second, 2*time.Second, 500*time.Millisecond
+	skip := true
 	mgr, err := manager.New(s.config, manager.Options{
-		Scheme:                        scheme.Scheme,
-		Logger:                        log,
-		MapperProvider:                ingress.NewRESTMapper,
-		Cache:                         ingress.CacheOptions(s.namespaces, status.FieldManager(s.controllers)),
-		Metrics:                       metricsserver.Options{BindAddress: "0"},
-		Controller:                    config.Controller{SkipNameValidation: &skip},
-		LeaderElection:                s.election != "",
-		LeaderElectionID:              s.election,
-		LeaderElectionNamespace:       or(s.leaseIn, c.namespace),
-		LeaderElectionReleaseOnCancel: true,
-		LeaseDuration:                 &lease,
-		RenewDeadline:                 &renew,
-		RetryPeriod:                   &retry,
+		Scheme:         scheme.Scheme,
+		Logger:         log,
+		MapperProvider: ingress.NewRESTMapper,
+		Cache:          ingress.CacheOptions(s.namespaces, status.FieldManager(s.controllers)),
+		Metrics:        metricsserver.Options{BindAddress: "0"},
+		Controller:     config.Controller{SkipNameValidation: &skip},
 	})
 	must(err)
-	in.elected = mgr.Elected()
 	in.certs, err = certstore.New(certstore.Options{})
 	must(err)
 	in.certs.SetDefault(s.defaultTLS)
@@ -125,11 +113,4 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 	s.status.Translate, s.status.Problems, s.status.Log = s.translate, in.publisher, log.WithName("status")
 	must(status.New(mgr, s.status))
 	return mgr
-}
-
-func or(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }

@@ -71,10 +71,10 @@ func TestShippedPermissions(t *testing.T) {
 	labels := map[string]string{"app": c.namespace}
 	c.podIn(system, c.namespace, "n1", labels)
 	ing := c.ingress("web", rule("shop.example", prefix, "/", "one"), rule("shop.example", prefix, "/gone", "missing"), tlsFor("shop-tls", "shop.example"))
-	in := c.start(elect, func(s *settings) {
+	in := c.start(func(s *settings) {
 		s.config = envtest.User(t, user)
 		s.namespaces = nil
-		s.leaseIn = system
+		s.status.Lease = status.Lease{Namespace: system, Name: c.namespace}
 		s.status.Source = status.Source{Nodes: true, Pods: status.Pods{Namespace: system, Labels: labels}}
 	})
 	c.waitAddresses(ing, "203.0.113.1")

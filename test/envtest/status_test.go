@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,7 +18,32 @@ import (
 	"github.com/portico-ingress/portico/test/envtest"
 )
 
-func elect(s *settings) { s.election = "portico-leader" }
+// elect has the named instance take part in the election of the test.
+func (c *cluster) elect(identity string) func(*settings) {
+	return func(s *settings) {
+		s.status.Lease = status.Lease{Namespace: c.namespace, Name: "portico", Identity: identity, Duration: 3 * time.Second}
+	}
+}
+
+// leader returns the identity of the elected instance, "" without one.
+func (c *cluster) leader() string {
+	c.t.Helper()
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "portico"}}
+	if !c.exists(lease) || lease.Spec.HolderIdentity == nil {
+		return ""
+	}
+	return *lease.Spec.HolderIdentity
+}
+
+func (c *cluster) waitLeader(want string) {
+	c.t.Helper()
+	eventually(c.t, func() error {
+		if got := c.leader(); got != want {
+			return fmt.Errorf("the leader is %q, want %q", got, want)
+		}
+		return nil
+	})
+}
 
 func TestStatusFromAddresses(t *testing.T) {
 	c := newCluster(t)
@@ -214,21 +241,19 @@ func TestLeaderChange(t *testing.T) {
 	c := newCluster(t)
 	c.echoService("one")
 	ing := c.ingress("web", rule("shop.example", prefix, "/", "one"), rule("shop.example", prefix, "/gone", "missing"))
-	first := c.start(fixed("192.0.2.1"), elect)
-	<-first.elected
+	first := c.start(fixed("192.0.2.1"), c.elect("first"))
+	c.waitLeader("first")
 	c.waitAddresses(ing, "192.0.2.1")
 	c.waitEvents("web", 1)
 
-	second := c.start(fixed("192.0.2.1"), elect)
+	second := c.start(fixed("192.0.2.1"), c.elect("second"))
 	second.wait("shop.example", "/", "one")
-	select {
-	case <-second.elected:
-		t.Fatal("two leaders")
-	default:
+	if got := c.leader(); got != "first" {
+		t.Errorf("beside the first, %q was elected", got)
 	}
 	version := ing.ResourceVersion
 	first.stop()
-	<-second.elected
+	c.waitLeader("second")
 
 	last := c.ingress("z-last", rule("last.example", prefix, "/", "missing"))
 	c.waitAddresses(last, "192.0.2.1")
@@ -237,6 +262,30 @@ func TestLeaderChange(t *testing.T) {
 	if !c.exists(ing) || ing.ResourceVersion != version {
 		t.Errorf("the new leader wrote an Ingress that was right: resourceVersion %s, was %s", ing.ResourceVersion, version)
 	}
+}
+
+// A leader that loses the apiserver loses its office and goes on serving; when
+// the apiserver is back it takes part again.
+func TestLeaderLosesApiserver(t *testing.T) {
+	c := newCluster(t)
+	c.echoService("one")
+	ing := c.ingress("web", rule("shop.example", prefix, "/", "one"))
+	l := new(line)
+	first := c.start(fixed("192.0.2.1"), c.elect("first"), func(s *settings) { s.config.Dial = l.dial })
+	c.waitLeader("first")
+	c.waitAddresses(ing, "192.0.2.1")
+	second := c.start(fixed("192.0.2.2"), c.elect("second"))
+
+	l.set(true)
+	c.waitLeader("second")
+	c.waitAddresses(ing, "192.0.2.2")
+	first.wait("shop.example", "/", "one")
+
+	l.set(false)
+	second.stop()
+	c.waitLeader("first")
+	c.waitAddresses(ing, "192.0.2.1")
+	first.wait("shop.example", "/", "one")
 }
 
 func TestEvents(t *testing.T) {

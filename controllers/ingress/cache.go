@@ -77,7 +77,6 @@ func trimMeta(m *metav1.ObjectMeta, keep func(key string) bool) {
 }
 
 // meaningful reports whether an annotation may be read or warned about.
-// ingress-nginx's prefix can be changed by its users, so the domain decides.
 func meaningful(key string) bool {
 	domain, _, _ := strings.Cut(key, "/")
 	return domain == "portico.dev" || domain == "nginx.ingress.kubernetes.io" ||

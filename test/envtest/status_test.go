@@ -228,7 +228,7 @@ func TestStatusOfForeignNames(t *testing.T) {
 	}
 	in.stop()
 	c.start(fixed("192.0.2.2"), both, func(s *settings) { s.status.Publish = status.Nothing })
-	in = c.start(fixed("192.0.2.1"), both, func(s *settings) { s.status.Publish = status.AllClasses })
+	c.start(fixed("192.0.2.1"), both, func(s *settings) { s.status.Publish = status.AllClasses })
 	c.waitAddresses(theirs, "192.0.2.1")
 	if got := c.addresses(ours); got != "192.0.2.1" {
 		t.Errorf("with --publish-status=false the status became %q", got)

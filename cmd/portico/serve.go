@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -64,6 +65,7 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 	if err := errors.Join(err3, err1, err2); err != nil {
 		return usageError(err)
 	}
+	f.proxy.Timeouts.DrainIdle = time.Second // a browser's idle connection must not hold up Ctrl-C
 	log := newLogger(f.proxy.LogLevel, f.proxy.LogFormat, std.err)
 	p, err := newPlane(&f.proxy, o, r, true, std.out, log)
 	if err != nil {

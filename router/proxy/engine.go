@@ -87,8 +87,10 @@ type Timeouts struct {
 	// Tunnel bounds the silence, both ways, of an upgraded connection.
 	// Default: 1 h.
 	Tunnel time.Duration
-	// DrainIdle is how long an idle connection may still begin a request once
-	// the engine drains. Default: 1 s.
+	// DrainIdle is how long an idle HTTP/1.1 connection may still begin a
+	// request once the engine drains; the response then says Connection:
+	// close. A request may be on its way already, and closing would lose it.
+	// Default: Idle.
 	DrainIdle time.Duration
 }
 
@@ -99,11 +101,14 @@ func (t *Timeouts) setDefaults() {
 	}{
 		{&t.ReadHeader, 10 * time.Second}, {&t.Idle, 75 * time.Second},
 		{&t.BodyGrace, 10 * time.Second}, {&t.BodyStall, time.Minute},
-		{&t.WriteStall, time.Minute}, {&t.Tunnel, time.Hour}, {&t.DrainIdle, time.Second},
+		{&t.WriteStall, time.Minute}, {&t.Tunnel, time.Hour},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if t.DrainIdle <= 0 {
+		t.DrainIdle = t.Idle
 	}
 	if t.MinBodyRate <= 0 {
 		t.MinBodyRate = 240
@@ -155,7 +160,7 @@ func (e *Engine) Start(ctx context.Context) error {
 // goAway sends GOAWAY on every HTTP/2 connection, and again for those that were
 // about to begin.
 func (e *Engine) goAway(ctx context.Context) {
-	again := time.NewTicker(e.opts.Timeouts.DrainIdle)
+	again := time.NewTicker(time.Second)
 	defer again.Stop()
 	for {
 		e.h2cfg.Shutdown(ctx) // has no listeners, so it only tells connections

@@ -389,7 +389,7 @@ func TestContinue(t *testing.T) {
 		}
 		c.Send("HTTP/1.1 100 Continue\r\n\r\n")
 		body, _ := c.Body(head)
-		c.Send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + body)
+		c.Send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\n" + body)
 	})
 	raw := "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
 	c := g.dial()
@@ -738,6 +738,24 @@ func TestThousandAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestDrainAnswersIdle: an idle connection stays open while the engine drains,
+// and its next answer says that it closes.
+func TestDrainAnswersIdle(t *testing.T) {
+	g := newRig(t, backend.OK("ok"))
+	idle := g.dial()
+	idle.do(canary)
+	close(g.drain)
+	<-g.engine.opts.Draining
+	idle.send(canary)
+	resp := idle.response("GET")
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "ok" || !resp.Close {
+		t.Errorf("%q, %v, close %v", body, err, resp.Close)
+	}
+	if rest := idle.closed(); rest != "" {
+		t.Errorf("more came: %q", rest)
+	}
 }
 
 // TestDrain begins a drain with connections in every state: nothing is cut.

@@ -116,7 +116,7 @@ func (f *explainFlags) finish(report *explain.Report, faults int, stdout io.Writ
 	}
 	switch {
 	case faults > 0:
-		return usageError(fmt.Errorf("the manifests have %d faults; this is what the rest of them does", faults))
+		return usageError(fmt.Errorf("faults in the manifests: %d; this is what the rest of them does", faults))
 	case !report.Routed():
 		return &codedError{code: exitNotRouted}
 	}

@@ -127,16 +127,17 @@ func (f *serveFlags) welcome(ctx context.Context, p *plane, ca *localca.CA, w io
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nServing %s. Open:\n", strings.Join(f.paths, ", "))
-	urls := map[string]struct{}{}
+	urls, https := map[string]struct{}{}, false
 	for _, h := range p.publisher.Snapshot().Table.Hosts() {
 		if url := f.url(p, h); url != "" {
 			urls[url] = struct{}{}
+			https = https || strings.HasPrefix(url, "https:")
 		}
 	}
 	for _, url := range slices.Sorted(maps.Keys(urls)) {
 		fmt.Fprintf(&b, "  %s\n", url)
 	}
-	if ca != nil && ca.File() != "" {
+	if https && ca != nil && ca.File() != "" {
 		fmt.Fprintf(&b, "The local CA, for curl --cacert and browsers: %s\n", ca.File())
 	}
 	if p.sockets.debug != nil {

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/json"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,7 +31,7 @@ func (f *oldForms) tell(s *Set) {
 	if f.count == 0 {
 		return
 	}
-	form, err := yaml.Marshal(currentForm(f.form))
+	form, err := CurrentForm(f.form)
 	if err != nil {
 		return // cannot happen: the value came from YAML
 	}
@@ -45,8 +46,9 @@ func (f *oldForms) tell(s *Set) {
 	})
 }
 
-// currentForm leaves out what an apiserver would add.
-func currentForm(ing *networkingv1.Ingress) any {
+// CurrentForm writes an Ingress as networking.k8s.io/v1 YAML, without what an
+// apiserver would add.
+func CurrentForm(ing *networkingv1.Ingress) ([]byte, error) {
 	meta := map[string]any{"name": ing.Name, "namespace": ing.Namespace}
 	if len(ing.Annotations) > 0 {
 		meta["annotations"] = ing.Annotations
@@ -54,34 +56,24 @@ func currentForm(ing *networkingv1.Ingress) any {
 	if len(ing.Labels) > 0 {
 		meta["labels"] = ing.Labels
 	}
-	return map[string]any{
+	return yaml.Marshal(map[string]any{
 		"apiVersion": kinds["Ingress"].apiVersion, "kind": "Ingress",
 		"metadata": meta, "spec": ing.Spec,
-	}
+	})
 }
 
+// fromExtensionsV1beta1 goes by way of networking/v1beta1, whose JSON is the
+// same.
 func fromExtensionsV1beta1(old *extensionsv1beta1.Ingress) *networkingv1.Ingress {
-	spec := networkingv1.IngressSpec{IngressClassName: old.Spec.IngressClassName}
-	if b := old.Spec.Backend; b != nil {
-		spec.DefaultBackend = new(currentBackend(b.ServiceName, b.ServicePort, b.Resource))
+	var moved networkingv1beta1.Ingress
+	text, err := json.Marshal(old)
+	if err == nil {
+		err = json.Unmarshal(text, &moved)
 	}
-	for _, t := range old.Spec.TLS {
-		spec.TLS = append(spec.TLS, networkingv1.IngressTLS{Hosts: t.Hosts, SecretName: t.SecretName})
+	if err != nil {
+		panic(err) // the two types differ: extensions/v1beta1 is frozen, so it was never so
 	}
-	for _, r := range old.Spec.Rules {
-		rule := networkingv1.IngressRule{Host: r.Host}
-		if r.HTTP != nil {
-			rule.HTTP = &networkingv1.HTTPIngressRuleValue{}
-			for _, p := range r.HTTP.Paths {
-				rule.HTTP.Paths = append(rule.HTTP.Paths, networkingv1.HTTPIngressPath{
-					Path: p.Path, PathType: currentPathType((*string)(p.PathType)),
-					Backend: currentBackend(p.Backend.ServiceName, p.Backend.ServicePort, p.Backend.Resource),
-				})
-			}
-		}
-		spec.Rules = append(spec.Rules, rule)
-	}
-	return &networkingv1.Ingress{ObjectMeta: old.ObjectMeta, Spec: spec}
+	return fromNetworkingV1beta1(&moved)
 }
 
 func fromNetworkingV1beta1(old *networkingv1beta1.Ingress) *networkingv1.Ingress {

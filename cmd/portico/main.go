@@ -92,6 +92,7 @@ to ready endpoints, without ever reloading.
   portico serve       from a folder of manifests, without a cluster
   portico controller  from a Kubernetes cluster
   portico explain     why a request goes where it goes
+  portico convert     old manifests in their current form
 
 Every flag can be given by an environment variable: PORTICO_ and the flag's
 name in capitals, "-" as "_". A flag goes before its variable; lists are
@@ -100,7 +101,7 @@ separated by commas.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newServe(), newController(), newExplain(), newVersion())
+	root.AddCommand(newServe(), newController(), newExplain(), newConvert(), newVersion())
 	for _, cmd := range root.Commands() {
 		describeEnv(cmd.Flags())
 		cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -76,6 +76,22 @@ func TestExplainReadsStdin(t *testing.T) {
 	}
 }
 
+func TestConvert(t *testing.T) {
+	const old = "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: x}\nspec:\n  backend: {serviceName: web, servicePort: http}\n"
+	code, out, _ := execute(t, old, "convert", "-f", "-")
+	if code != 0 || !strings.Contains(out, "apiVersion: networking.k8s.io/v1\n") || !strings.Contains(out, "defaultBackend:") || strings.Contains(out, "servicePort") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	if code, again, _ := execute(t, out, "convert", "-f", "-"); code != 0 || again != out {
+		t.Errorf("converting again, exit code %d:\n%s", code, again)
+	}
+	for _, bad := range []string{"", "kind: Ingress\n", "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: 80}]}\n"} {
+		if code, out, err := execute(t, bad, "convert", "-f", "-"); code != 2 || out != "" || err == "" {
+			t.Errorf("%q: exit code %d, %q, %q", bad, code, out, err)
+		}
+	}
+}
+
 // TestEveryFlagHasAVariable: the variable sets the flag, the flag goes before
 // it, and a bad value names the variable.
 func TestEveryFlagHasAVariable(t *testing.T) {

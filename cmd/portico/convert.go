@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/portico-ingress/portico/controllers/manifest"
+)
+
+func newConvert() *cobra.Command {
+	var paths []string
+	cmd := &cobra.Command{
+		Use:   "convert -f DIR|FILE|-",
+		Short: "Print Ingress manifests in their current form",
+		Long: `Convert reads Ingress manifests, extensions/v1beta1 and networking.k8s.io/v1beta1
+among them, and prints them as networking.k8s.io/v1, ready for kubectl apply.
+Objects of other kinds are left out. Nothing is printed if a manifest has a
+fault.`,
+		Example: "  portico convert -f old.yaml | kubectl apply -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return convert(paths, streams{cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()})
+		},
+	}
+	cmd.Flags().StringSliceVarP(&paths, "filename", "f", nil, "folder, file, or - for standard input; repeatable")
+	return cmd
+}
+
+func convert(paths []string, std streams) error {
+	if len(paths) == 0 {
+		return usageError(flagError("filename", fmt.Errorf("name a folder or file of manifests, or - for standard input")))
+	}
+	set, faults := manifest.LoadFrom(std.in, paths...)
+	for _, f := range faults {
+		fmt.Fprintln(std.err, f)
+	}
+	if len(faults) > 0 {
+		return usageError(fmt.Errorf("faults in the manifests: %d", len(faults)))
+	}
+	if len(set.Ingresses) == 0 {
+		return usageError(fmt.Errorf("there is no Ingress in the manifests"))
+	}
+	var out bytes.Buffer
+	for i, ing := range set.Ingresses {
+		text, err := manifest.CurrentForm(ing)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			out.WriteString("---\n")
+		}
+		out.Write(text)
+	}
+	_, err := std.out.Write(out.Bytes())
+	return err
+}

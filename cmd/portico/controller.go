@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -169,9 +168,6 @@ func (f *controllerFlags) status() (*status.Options, error) {
 			errs = append(errs, flagError("publish-service", err))
 		}
 		o.Source.Service = types.NamespacedName{Namespace: ns, Name: name}
-		if len(f.namespaces) > 0 && !slices.Contains(f.namespaces, ns) {
-			errs = append(errs, flagError("publish-service", fmt.Errorf("namespace %s is not among --namespaces, so the Service cannot be watched; add it", ns)))
-		}
 	}
 	for _, a := range f.addresses {
 		if _, err := netip.ParseAddr(a); err != nil && len(validation.IsDNS1123Subdomain(a)) > 0 {

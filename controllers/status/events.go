@@ -58,6 +58,10 @@ func newEvents(c client.Client, opts Options) *events {
 // retryAfter is how long to wait when the apiserver did not take an Event.
 const retryAfter = 5 * time.Second
 
+// gather is how long changes are gathered: going over all problems costs more
+// than a publish, and nobody reads Events at once.
+const gather = 200 * time.Millisecond
+
 // run writes Events until ctx ends.
 func (e *events) run(ctx context.Context) {
 	for {
@@ -69,6 +73,11 @@ func (e *events) run(ctx context.Context) {
 		select {
 		case <-changed:
 		case <-again:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(gather):
 		case <-ctx.Done():
 			return
 		}

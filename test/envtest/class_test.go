@@ -34,7 +34,7 @@ func TestForeignClass(t *testing.T) {
 	other := c.newClass(c.namespace+"-other", "other.example/controller").Name
 	foreign := c.ingress("a-foreign", withClass(other), rule("foreign.example", prefix, "/", "missing"))
 	c.ingress("b-annotated", withClassAnnotation(other), rule("annotated.example", prefix, "/", "one"))
-	c.ingress("c-unknown", withClass("no-such-class"), rule("unknown.example", prefix, "/", "one"))
+	unknown := c.ingress("c-unknown", withClass("no-such-class"), rule("unknown.example", prefix, "/", "one"))
 	in := c.start(fixed("192.0.2.1"))
 
 	// Ours comes last: what is seen of it tells that the others had their turn.
@@ -52,8 +52,10 @@ func TestForeignClass(t *testing.T) {
 			t.Errorf("Ingress %s of another class has Events: %v", name, events)
 		}
 	}
-	if got := c.addresses(foreign); got != "" {
-		t.Errorf("Ingress of another class shows %q", got)
+	for _, ing := range []*networkingv1.Ingress{foreign, unknown} {
+		if got := c.addresses(ing); got != "" {
+			t.Errorf("Ingress %s of another class shows %q", ing.Name, got)
+		}
 	}
 }
 

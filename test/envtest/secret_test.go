@@ -216,6 +216,31 @@ func TestRefusedSecrets(t *testing.T) {
 	})
 }
 
+// Where Secrets may be read only one by one, each is, and readiness says so.
+func TestSecretsAllowedByName(t *testing.T) {
+	c := newCluster(t)
+	user := c.namespace + "-user"
+	c.bindWithoutSecrets(user)
+	c.bindSecrets(user, c.namespace, "allowed")
+	c.secret(c.namespace, "allowed", corev1.SecretTypeTLS, keyPair(t, "allowed", "allowed.example"))
+	c.secret(c.namespace, "denied", corev1.SecretTypeTLS, keyPair(t, "denied", "denied.example"))
+	c.ingress("web", rule("allowed.example", prefix, "/", "one"), tlsFor("allowed", "allowed.example"), tlsFor("denied", "denied.example"))
+	in := c.start(func(s *settings) {
+		s.config = envtest.User(t, user)
+		s.namespaces = nil
+	})
+	in.waitCertificate("allowed.example", "allowed")
+	in.waitCertificate("denied.example", "")
+	eventually(t, func() error { return in.waitsFor() })
+	if _, detail := in.check("secrets"); !strings.Contains(detail, "refused") {
+		t.Errorf("readiness says %q of a refused cluster", detail)
+	}
+	if _, detail := in.check("secrets by name"); !strings.Contains(detail, "1 refused") {
+		t.Errorf("readiness says %q of Secrets by name", detail)
+	}
+	c.waitReason("web", string(certstore.ReasonUnusable))
+}
+
 func (in *instance) check(name string) (ready bool, detail string) {
 	in.t.Helper()
 	for _, check := range in.follows.Ready() {
@@ -250,12 +275,12 @@ func (c *cluster) bindWithoutSecrets(user string) {
 	})
 }
 
-// bindSecrets lets a user read the Secrets of a namespace.
-func (c *cluster) bindSecrets(user, namespace string) {
+// bindSecrets lets a user read the Secrets of a namespace, all or those named.
+func (c *cluster) bindSecrets(user, namespace string, names ...string) {
 	c.t.Helper()
 	c.create(&rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "secrets"},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"list", "watch"}}},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: names, Verbs: []string{"list", "watch"}}},
 	})
 	c.create(&rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "secrets"},

@@ -2,8 +2,11 @@
 # Builds the programs that tests and checks need, once, outside the tree, and
 # prints the directory they are in. Everything comes from the Go module proxy.
 #
-#   assets.sh kube   etcd, kube-apiserver, kubectl: KUBEBUILDER_ASSETS
-#   assets.sh dev    controller-gen, staticcheck
+#   assets.sh kube      etcd, kube-apiserver, kubectl: KUBEBUILDER_ASSETS; and
+#                       what else a whole cluster needs, see kube/main.go
+#   assets.sh coredns   coredns
+#   assets.sh helm      helm
+#   assets.sh dev       controller-gen, staticcheck
 #
 # The first build of kube takes minutes (about 8 on two cores); it is kept in
 # ${PORTICO_CACHE:-${XDG_CACHE_HOME:-~/.cache}/portico} under a hash of its
@@ -46,9 +49,21 @@ build_kube() {
 	ldflags+=" -X $pkg.gitTreeState=clean -X $pkg.buildDate=1970-01-01T00:00:00Z"
 	build "$staging/log" .
 	local program
-	for program in etcd kube-apiserver kubectl; do
+	for program in etcd kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do
 		ln -s kube "$staging/$program"
 	done
+}
+
+build_coredns() {
+	ldflags='-s -w'
+	build "$staging/log" .
+}
+
+build_helm() {
+	local version
+	version=$(go list -m -f '{{.Version}}' helm.sh/helm/v4)
+	ldflags="-s -w -X helm.sh/helm/v4/internal/version.version=$version"
+	build "$staging/log" tool
 }
 
 build_dev() {
@@ -63,9 +78,9 @@ kube)
 		exit
 	fi
 	;;
-dev) ;;
+coredns | helm | dev) ;;
 *)
-	say "usage: assets.sh kube|dev"
+	say "usage: assets.sh kube|coredns|helm|dev"
 	exit 2
 	;;
 esac

@@ -1,10 +1,11 @@
-// Command kube is a Kubernetes control plane in one binary: the name it is run
-// under picks the program. It exists for the tests, which need a real
-// kube-apiserver and cannot download one; one binary with links is a third of
-// the size of the separate programs and is linked once.
+// Command kube is a Kubernetes cluster in one binary: the name it is run under
+// picks the program. It exists for the tests, which need real programs and
+// cannot download them; one binary with links is a third of the size of the
+// separate programs and is linked once.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,11 +20,19 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"  // registers the version metric
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 var programs = map[string]func() *cobra.Command{
-	"kube-apiserver": apiserver.NewAPIServerCommand,
-	"kubectl":        func() *cobra.Command { return kubectl.NewDefaultKubectlCommand() },
+	"kube-apiserver":          apiserver.NewAPIServerCommand,
+	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
+	"kube-proxy":              proxy.NewProxyCommand,
+	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
+	"kubectl":                 func() *cobra.Command { return kubectl.NewDefaultKubectlCommand() },
+	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 }
 
 func main() {

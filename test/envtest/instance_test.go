@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
@@ -33,7 +34,8 @@ type settings struct {
 	router      router.Options
 	status      status.Options
 	defaultTLS  certstore.SecretRef
-	silent      bool // logs nothing
+	silent      bool          // logs nothing
+	interval    time.Duration // between tables; 0 is the default
 }
 
 // An instance is one Portico, wired as the command wires it.
@@ -103,7 +105,7 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 	in.certs, err = certstore.New(certstore.Options{})
 	must(err)
 	in.certs.SetDefault(s.defaultTLS)
-	in.publisher = publish.New(publish.Options{Router: s.router, Registry: in.registry, Certs: in.certs, Log: log.WithName("publish")})
+	in.publisher = publish.New(publish.Options{Router: s.router, Registry: in.registry, Certs: in.certs, Interval: s.interval, Log: log.WithName("publish")})
 	must(mgr.Add(in.publisher))
 	in.follows, err = ingress.New(mgr, ingress.Options{
 		Translate: s.translate, Namespaces: s.namespaces, DefaultTLSSecret: s.defaultTLS, DefaultBackend: s.router.Default,

@@ -8,12 +8,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/portico-ingress/portico/controllers/ingress"
 	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/test/envtest"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
@@ -46,13 +48,24 @@ func TestFirstPictureIsComplete(t *testing.T) {
 		tlsFor("typed", "typed.example"), tlsFor("opaque", "opaque.example"))
 	g := &gate{open: make(chan struct{})}
 	in := c.start(func(s *settings) {
+		s.interval = time.Microsecond // what may be published is published at once
 		s.config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
 			g.next = next
 			return g
 		}
 	})
-	scope := "secrets[" + c.namespace + "]"
-	eventually(t, func() error { return in.waitsFor(scope, "table") })
+	eventually(t, func() error { return in.waitsFor("secrets["+c.namespace+"]", "table") })
+	// An Ingress made now has its turn after all that came first: when its
+	// pool is known, everything but the Secrets has been handed over.
+	c.echoService("two")
+	c.ingress("later", rule("later.example", prefix, "/", "two"))
+	later := in.registry.Pool(upstream.Key{Namespace: c.namespace, Service: "two", Port: "80"})
+	eventually(t, func() error {
+		if later.Usable() == 0 {
+			return errNotYet(later.State().Reason)
+		}
+		return nil
+	})
 	if in.publisher.Snapshot() != nil {
 		t.Error("a table is served before Secrets are known")
 	}

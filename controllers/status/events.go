@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -88,20 +89,11 @@ func (e *events) run(ctx context.Context) {
 // problems change, so that nobody is told of what is mended meanwhile, and
 // reports false if something is left to be tried again.
 func (e *events) write(ctx context.Context, changed <-chan struct{}) bool {
-	current := make(map[string]diag.Problem)
-	var names []string
-	for _, p := range e.problems.Problems() {
-		name := eventName(p)
-		if _, ok := current[name]; !ok {
-			names = append(names, name)
-			current[name] = p
-		}
-	}
-	for name := range e.written {
-		if _, ok := current[name]; !ok {
-			delete(e.written, name)
-		}
-	}
+	names, current := byEventName(e.problems.Problems())
+	maps.DeleteFunc(e.written, func(name string, _ struct{}) bool {
+		_, ok := current[name]
+		return !ok
+	})
 	complete := true
 	for _, name := range names {
 		if _, ok := e.written[name]; ok {
@@ -122,6 +114,20 @@ func (e *events) write(ctx context.Context, changed <-chan struct{}) bool {
 		}
 	}
 	return complete
+}
+
+// byEventName returns the names of the Events that the problems call for, in
+// order, and the first problem of each.
+func byEventName(problems []diag.Problem) (names []string, first map[string]diag.Problem) {
+	first = make(map[string]diag.Problem, len(problems))
+	for _, p := range problems {
+		name := eventName(p)
+		if _, ok := first[name]; !ok {
+			names = append(names, name)
+			first[name] = p
+		}
+	}
+	return names, first
 }
 
 // create reports whether the Event is there, or never can be.

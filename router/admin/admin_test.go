@@ -32,6 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fixture is a publisher with two hosts, and the pages over it.
 type fixture struct {
+	served  chan uint64 // generations, once they are counted
 	t       *testing.T
 	pub     *publish.Publisher
 	metrics *admin.Metrics
@@ -69,8 +70,8 @@ func newFixture(t *testing.T) *fixture {
 	}})
 	registry.Set(upstream.Key{Namespace: "shop", Service: "api", Port: "80"}, &upstream.State{Reason: "Service shop/api has no endpoints"})
 
-	f := &fixture{t: t, metrics: admin.NewMetrics()}
-	f.pub = publish.New(publish.Options{Registry: registry, Certs: certs, OnPublish: f.metrics.Published, Log: logr.Discard()})
+	f := &fixture{t: t, metrics: admin.NewMetrics(), served: make(chan uint64, 16)}
+	f.pub = publish.New(publish.Options{Registry: registry, Certs: certs, OnPublish: f.onPublish, Log: logr.Discard()})
 	f.sources = admin.Sources{Publisher: f.pub, Registry: registry, Certs: certs, AccessLogDrops: f.drops.Load}
 	f.metrics.Watch(f.sources)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -83,23 +84,18 @@ func newFixture(t *testing.T) *fixture {
 // publish waits until a table with these Ingresses is served.
 func (f *fixture) publish(ings ...*router.Ingress) {
 	f.t.Helper()
-	before := uint64(0)
-	if snap := f.pub.Snapshot(); snap != nil {
-		before = snap.Generation
-	}
 	entries := make([]publish.Entry, len(ings))
 	for i, ing := range ings {
 		entries[i].Ingress = ing
 	}
 	f.pub.Replace(entries)
 	f.pub.Release()
-	for {
-		changed := f.pub.Changed()
-		if snap := f.pub.Snapshot(); snap != nil && snap.Generation > before {
-			return
-		}
-		<-changed
-	}
+	<-f.served
+}
+
+func (f *fixture) onPublish(s *publish.Snapshot, stats publish.Stats) {
+	f.metrics.Published(s, stats)
+	f.served <- s.Generation
 }
 
 func get(t *testing.T, h http.Handler, url string) (int, string) {

@@ -34,8 +34,8 @@ type Metrics struct {
 	routes map[seriesKey]routeSeries
 	// reasons are the series of refused by reason.
 	reasons   map[string]prometheus.Counter
-	published *publish.Snapshot // the last one
-	pruned    *publish.Snapshot // the one that routes was last pruned by
+	publisher *publish.Publisher // nil before Watch
+	pruned    *publish.Snapshot  // the one that routes was last pruned by
 }
 
 type routeKey struct{ ingress, service string }
@@ -94,6 +94,9 @@ func NewMetrics() *Metrics {
 
 // Watch adds the state of sources to what is shown. Call it once.
 func (m *Metrics) Watch(s Sources) {
+	m.mu.Lock()
+	m.publisher = s.Publisher
+	m.mu.Unlock()
 	m.registry.MustRegister(&stateCollector{sources: s})
 	if s.AccessLogDrops != nil {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -110,12 +113,9 @@ func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Published takes note of a publish; it is a publish.Options.OnPublish.
-func (m *Metrics) Published(s *publish.Snapshot, stats publish.Stats) {
+func (m *Metrics) Published(_ *publish.Snapshot, stats publish.Stats) {
 	m.latency.Observe(stats.Latency.Seconds())
 	m.compile.Observe(stats.Compile.Seconds())
-	m.mu.Lock()
-	m.published = s
-	m.mu.Unlock()
 }
 
 // Observe counts one exchange. It allocates only for the first request of a
@@ -178,11 +178,15 @@ func (m *Metrics) reason(reason string) prometheus.Counter {
 func (m *Metrics) prune() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.published == nil || m.published == m.pruned {
+	if m.publisher == nil {
 		return
 	}
-	m.pruned = m.published
-	served := routeKeys(m.published)
+	published := m.publisher.Snapshot()
+	if published == nil || published == m.pruned {
+		return
+	}
+	m.pruned = published
+	served := routeKeys(published)
 	ingresses := map[string]bool{"": true}
 	for key := range served {
 		ingresses[key.ingress] = true

@@ -250,13 +250,13 @@ func (p *Publisher) publish() {
 	p.snapshot.Store(snap)
 	stats.Latency = time.Since(since)
 
-	p.mu.Lock()
-	p.notify()
-	p.mu.Unlock()
 	p.opts.Log.V(1).Info("published table", "generation", snap.Generation, "hosts", table.Len(), "recompiled", stats.Hosts)
 	if p.opts.OnPublish != nil {
 		p.opts.OnPublish(snap, stats)
 	}
+	p.mu.Lock()
+	p.notify()
+	p.mu.Unlock()
 }
 
 // poolsFor resolves the pool of every backend. What the last table led to

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +36,13 @@ const (
 	// skew allows for clocks that are behind ours.
 	skew = time.Hour
 )
+
+// everyAddress is what the CA may not issue for: a constraint on names says
+// nothing about certificates for addresses.
+var everyAddress = []*net.IPNet{
+	{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
+	{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
+}
 
 // CA issues certificates. It is immutable and safe for concurrent use.
 type CA struct {
@@ -74,6 +82,7 @@ func New(opts Options) (*CA, error) {
 		MaxPathLenZero:              true,
 		PermittedDNSDomainsCritical: true,
 		PermittedDNSDomains:         []string{Domain},
+		ExcludedIPRanges:            everyAddress,
 	}, nil, key, key)
 	if err != nil {
 		return nil, fmt.Errorf("make the local CA: %w", err)

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,13 +71,20 @@ func TestConstraint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for host, valid := range map[string]bool{"bank.example": false, "localhost.example": false, "shop.localhost": true} {
+	for host, valid := range map[string]bool{
+		"bank.example": false, "localhost.example": false, "192.0.2.1": false, "2001:db8::1": false, "shop.localhost": true,
+	} {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{host},
+		template := &x509.Certificate{SerialNumber: big.NewInt(1),
 			NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour)}
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = []net.IP{ip}
+		} else {
+			template.DNSNames = []string{host}
+		}
 		der, err := x509.CreateCertificate(rand.Reader, template, ca.Certificate(), key.Public(), stolen.PrivateKey)
 		if err != nil {
 			t.Fatal(err)

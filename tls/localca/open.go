@@ -117,6 +117,7 @@ func (ca *CA) usable() bool {
 		ca.key.PublicKey.Equal(ca.cert.PublicKey) &&
 		ca.cert.IsCA && ca.cert.PermittedDNSDomainsCritical &&
 		slices.Equal(ca.cert.PermittedDNSDomains, []string{Domain}) &&
+		len(ca.cert.ExcludedIPRanges) == len(everyAddress) &&
 		ca.now().After(ca.cert.NotBefore) &&
 		ca.now().Add(remakeBefore).Before(ca.cert.NotAfter)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/proxy"
 	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
@@ -58,8 +59,12 @@ func (f *routingFlags) options() (*routing, error) {
 	fail := func(flag string, err error) { errs = append(errs, flagError(flag, err)) }
 	r := &routing{translate: translate.Options{
 		ControllerNames: f.ControllerNames, WatchWithoutClass: f.WithoutClass,
-		ExternalNames: f.ExternalNames, ClusterDomain: f.ClusterDomain,
+		ExternalNames: f.ExternalNames,
 	}}
+	var err error
+	if r.translate.ClusterDomain, err = view.CanonicalHost(f.ClusterDomain); err != nil {
+		fail("cluster-domain", fmt.Errorf("%q is not a DNS domain", f.ClusterDomain))
+	}
 	if len(f.ControllerNames) == 0 || slices.Contains(f.ControllerNames, "") {
 		fail("controller-name", errors.New("must not be empty"))
 	}

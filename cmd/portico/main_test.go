@@ -76,6 +76,33 @@ func TestExplainReadsStdin(t *testing.T) {
 	}
 }
 
+// TestClusterDomain: however the domain is written, a Service of type
+// ExternalName does not lead into another namespace of the cluster.
+func TestClusterDomain(t *testing.T) {
+	const manifests = `
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {type: ExternalName, externalName: db.other.svc.cluster.local, ports: [{port: 80}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: db}
+spec: {defaultBackend: {service: {name: db, port: {number: 80}}}}
+`
+	for domain, want := range map[string]string{
+		"cluster.local":  "not in namespace default",
+		"Cluster.Local.": "not in namespace default",
+		"cluster local":  "--cluster-domain",
+		"":               "not in namespace default",
+	} {
+		code, out, err := execute(t, manifests, "explain", "http://db.example/", "-f", "-", "--allow-external-names", "--cluster-domain", domain)
+		if code == 0 || !strings.Contains(out+err, want) {
+			t.Errorf("%q: exit code %d, no %q in\n%s%s", domain, code, want, out, err)
+		}
+	}
+}
+
 func TestConvert(t *testing.T) {
 	const old = "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: x}\nspec:\n  backend: {serviceName: web, servicePort: http}\n"
 	code, out, _ := execute(t, old, "convert", "-f", "-")

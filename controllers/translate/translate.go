@@ -25,7 +25,8 @@ type Options struct {
 	Folder bool
 	// ExternalNames allows Services of type ExternalName as backends.
 	ExternalNames bool
-	// ClusterDomain is the DNS domain of the cluster; empty: cluster.local.
+	// ClusterDomain is the DNS domain of the cluster in its canonical form
+	// (view.CanonicalHost); empty: cluster.local.
 	ClusterDomain string
 	// CheckAddr refuses addresses that must never be a backend; nil allows
 	// all.

@@ -51,7 +51,7 @@ func setSwitch(s *Switch, value string) error {
 	return nil
 }
 
-// protective are the ingress-nginx annotations that restrict who may use a
+// protective are the keys, under either prefix, that restrict who may use a
 // route. None is enforced yet, so a route that asks for one is refused: it must
 // not fail open. The value is one that asks for nothing.
 var protective = map[string]string{
@@ -108,7 +108,7 @@ func unknown(annotations map[string]string) []diag.Problem {
 	var problems []diag.Problem
 	var ignored []string
 	for _, name := range slices.Sorted(maps.Keys(annotations)) {
-		if key, ok := strings.CutPrefix(name, Prefix); ok && !known(key) {
+		if key, ok := strings.CutPrefix(name, Prefix); ok && !known(key) && !isProtective(key) {
 			problems = append(problems, diag.Problem{
 				Field: field(name), Reason: ReasonUnknown,
 				Message: fmt.Sprintf("annotation %s does not exist", name), Remedy: "Known are " + keyNames(),
@@ -127,15 +127,22 @@ func unknown(annotations map[string]string) []diag.Problem {
 	return problems
 }
 
+// unenforced returns the annotations that ask for a protection.
 func unenforced(annotations map[string]string) []string {
-	var keys []string
+	var names []string
 	for _, key := range slices.Sorted(maps.Keys(protective)) {
-		name := NginxPrefix + key
-		if value, ok := annotations[name]; ok && strings.TrimSpace(value) != "" && strings.TrimSpace(value) != protective[key] {
-			keys = append(keys, name)
+		for _, prefix := range []string{Prefix, NginxPrefix} {
+			value, ok := annotations[prefix+key]
+			if !ok {
+				continue
+			}
+			if value = strings.TrimSpace(value); value != "" && value != protective[key] {
+				names = append(names, prefix+key)
+			}
+			break
 		}
 	}
-	return keys
+	return names
 }
 
 func isProtective(key string) bool {

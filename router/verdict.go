@@ -24,6 +24,15 @@ const (
 // (RFC 8555 §8.3). Requests below it are never redirected.
 const ACMEChallengePath = "/.well-known/acme-challenge/"
 
+// RefusesMethod reports whether requests with that method are answered 405
+// whatever they ask for: CONNECT would hand out a raw connection to a backend,
+// and TRACE would show what was added on the way.
+func RefusesMethod(method string) bool { return method == "CONNECT" || method == "TRACE" }
+
+// RefusesUpgrade reports whether a request with these fields is answered 400: a
+// backend that speaks h2c would take requests that nobody matched.
+func RefusesUpgrade(fs view.Fields) bool { return fs.HasToken("Upgrade", "h2c") }
+
 // Verdict says what becomes of the request that d was made for.
 func (d Decision) Verdict(r *view.Request) Verdict {
 	switch {

@@ -98,6 +98,12 @@ func (rep *Report) certificate(src Source, serverName string) {
 // verdict.
 func (rep *Report) answer() (status int, text string) {
 	d := rep.Explanation.Decision
+	switch {
+	case router.RefusesMethod(rep.Request.Method):
+		return 405, "refused: " + rep.Request.Method + " is not served"
+	case router.RefusesUpgrade(rep.Request.Fields):
+		return 400, "refused: an upgrade to h2c is not served"
+	}
 	switch rep.Verdict {
 	case router.Misdirected:
 		return 421, "refused: the connection was made for another host"

@@ -72,6 +72,8 @@ func TestExplain(t *testing.T) {
 		"other host by header": {Input{URL: "https://shop.example/", Headers: []string{"Host: guarded.example"}}, 503,
 			[]string{"Certificate (SNI shop.example)", "-> guarded.example", "not enforced"}},
 		"client":   {Input{URL: "http://other.example/", From: netip.MustParseAddr("::ffff:198.51.100.7")}, 404, []string{"from 198.51.100.7"}},
+		"CONNECT":  {Input{URL: "https://shop.example/", Method: "CONNECT"}, 405, []string{"=> 405", "CONNECT"}},
+		"h2c":      {Input{URL: "https://shop.example/", Headers: []string{"Upgrade: websocket, H2C"}}, 400, []string{"=> 400", "h2c"}},
 		"no match": {Input{URL: "http://guarded.example/", Method: "POST"}, 503, []string{"POST http://guarded.example/", "refused"}},
 	} {
 		rep, err := Explain(src, tc.in)

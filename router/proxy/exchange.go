@@ -130,10 +130,10 @@ func (e *Engine) prepare(x *exchange) *fault {
 	r := &x.req
 	e.identify(x)
 	switch {
-	case r.Method == "CONNECT" || r.Method == "TRACE":
+	case router.RefusesMethod(r.Method):
 		return &fault{status: 405, reason: "method", detail: r.Method + " is not served here",
 			fields: view.Fields{{Name: "Allow", Value: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}}}
-	case r.Fields.HasToken("Upgrade", "h2c"):
+	case router.RefusesUpgrade(r.Fields):
 		return &fault{status: 400, reason: "h2c", detail: "an upgrade to h2c is not served here"}
 	}
 	var err error

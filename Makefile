@@ -36,7 +36,7 @@ generate: ## write the generated files: config/rbac/role.yaml
 	"$$dev/controller-gen" rbac:roleName=portico paths=./controllers/... output:rbac:dir=config/rbac
 
 bench: ## run the benchmarks: the data path, and 10, 1,000 and 10,000 Ingresses
-	$(GO) test -run '^$$' -bench . -benchmem ./router/... ./controllers/... ./tls/... ./test/bench ./test/bench
+	$(GO) test -run '^$$' -bench . -benchmem ./router/... ./controllers/... ./tls/... ./test/bench
 
 scale: ## measure 10,000 Ingresses against a real kube-apiserver (minutes)
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \

@@ -340,9 +340,9 @@ func (p *Publisher) Match(r *view.Request) (router.Decision, *upstream.Pool) {
 // Problems returns everything that is known to be wrong, sorted: found by
 // translation, by compilation, with certificates, and by the sources.
 func (p *Publisher) Problems() []diag.Problem {
-	all := p.opts.Certs.Problems()
-	if snap := p.snapshot.Load(); snap != nil {
-		all = append(all, snap.Table.Problems()...)
+	var all []diag.Problem
+	if snap := p.snapshot.Load(); snap != nil { // before that, Secrets may not have been read
+		all = append(p.opts.Certs.Problems(), snap.Table.Problems()...)
 	}
 	p.mu.Lock()
 	for _, ps := range p.found {

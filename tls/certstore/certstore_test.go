@@ -159,6 +159,39 @@ func reasons(ps []diag.Problem) []diag.Reason {
 	return out
 }
 
+// TestDefaultOfNoUse: whoever names a default certificate is told why strangers
+// get the self-signed one.
+func TestDefaultOfNoUse(t *testing.T) {
+	ca, s := testcert.New(t), newStore(t)
+	certPEM, keyPEM := ca.Leaf("any.example")
+	good := parse(t, certPEM, keyPEM)
+	certPEM, keyPEM = ca.LeafOf(testcert.ECDSA, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour), "any.example")
+	expired := parse(t, certPEM, keyPEM)
+	s.SetDefault(ref("a/default"))
+	for _, c := range []struct {
+		name   string
+		set    func()
+		reason diag.Reason
+		text   string
+	}{
+		{"missing", func() {}, certstore.ReasonUnusable, "Secret a/default does not exist"},
+		{"broken", func() { s.SetSecret(ref("a/default"), nil, "tls.crt is missing or empty") }, certstore.ReasonUnusable, "tls.crt is missing"},
+		{"expired", func() { s.SetSecret(ref("a/default"), expired, "") }, certstore.ReasonExpired, "expired at"},
+		{"good", func() { s.SetSecret(ref("a/default"), good, "") }, "", ""},
+		{"self-signed", func() { s.SetDefault(certstore.SecretRef{}) }, "", ""},
+	} {
+		c.set()
+		ps := s.Problems()
+		if len(ps) == 0 && c.reason == "" {
+			continue
+		}
+		if len(ps) != 1 || ps[0].Reason != c.reason || !strings.Contains(ps[0].Message, c.text) || ps[0].Remedy == "" ||
+			ps[0].Object != (diag.Ref{Kind: "Secret", Namespace: "a", Name: "default"}) {
+			t.Errorf("%s: problems %v, want one of %q with %q", c.name, ps, c.reason, c.text)
+		}
+	}
+}
+
 func TestRotationAndExpiry(t *testing.T) {
 	ca, s := testcert.New(t), newStore(t)
 	s.SetClaims([]certstore.Claim{claim("h.example", "a", "a/s")}, nil)

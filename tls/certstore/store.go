@@ -261,14 +261,21 @@ func (s *Store) entry(c Claim) entry {
 // is not looked at: a self-signed certificate in place of an expired one would
 // only hide the reason.
 func (s *Store) usable(c Claim) (*Certificate, string) {
-	sec, ok := s.secrets[c.Secret]
+	cert, why := s.held(c.Secret)
+	if cert != nil && !cert.Covers(c.Host) {
+		return nil, fmt.Sprintf("the certificate in Secret %s is for %s, not for %s", c.Secret, nameList(cert), c.Host)
+	}
+	return cert, why
+}
+
+// held returns what a Secret holds, or why it is of no use.
+func (s *Store) held(ref SecretRef) (*Certificate, string) {
+	sec, ok := s.secrets[ref]
 	switch {
 	case !ok:
-		return nil, fmt.Sprintf("Secret %s does not exist", c.Secret)
+		return nil, fmt.Sprintf("Secret %s does not exist", ref)
 	case sec.cert == nil:
-		return nil, fmt.Sprintf("Secret %s: %s", c.Secret, sec.problem)
-	case !sec.cert.Covers(c.Host):
-		return nil, fmt.Sprintf("the certificate in Secret %s is for %s, not for %s", c.Secret, nameList(sec.cert), c.Host)
+		return nil, fmt.Sprintf("Secret %s: %s", ref, sec.problem)
 	}
 	return sec.cert, ""
 }
@@ -284,8 +291,8 @@ func nameList(c *Certificate) string {
 	return strings.Join(names, ", ")
 }
 
-// Problems returns what is wrong with the certificates that Ingresses ask for,
-// sorted.
+// Problems returns what is wrong with the certificates that Ingresses ask for
+// and with the default one, sorted.
 func (s *Store) Problems() []diag.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,7 +303,38 @@ func (s *Store) Problems() []diag.Problem {
 			out = append(out, p)
 		}
 	}
+	if p, bad := s.defaultProblem(now); bad {
+		out = append(out, p)
+	}
 	return diag.Sort(out)
+}
+
+// defaultProblem is on the Secret: no Ingress names it.
+func (s *Store) defaultProblem(now time.Time) (diag.Problem, bool) {
+	p := diag.Problem{Object: diag.Ref{Kind: "Secret", Namespace: s.def.Namespace, Name: s.def.Name}}
+	if s.def == (SecretRef{}) {
+		return p, false
+	}
+	cert, why := s.held(s.def)
+	switch {
+	case cert == nil:
+		p.Reason = ReasonUnusable
+		p.Message = "the default certificate is self-signed: " + why
+		p.Remedy = createSecret(s.def)
+	case cert.Validity(now) != "":
+		p.Reason = ReasonExpired
+		p.Message = fmt.Sprintf("the default certificate in Secret %s %s; it is served as it is", s.def, cert.Validity(now))
+		p.Remedy = renewSecret
+	default:
+		return p, false
+	}
+	return p, true
+}
+
+const renewSecret = "Renew the certificate and replace the Secret"
+
+func createSecret(ref SecretRef) string {
+	return fmt.Sprintf("Create or mend it: kubectl create secret tls %s -n %s --cert=FILE --key=FILE", ref.Name, ref.Namespace)
 }
 
 func (s *Store) problem(c Claim, now time.Time) (diag.Problem, bool) {
@@ -313,11 +351,11 @@ func (s *Store) problem(c Claim, now time.Time) (diag.Problem, bool) {
 	case cert == nil:
 		p.Reason = ReasonUnusable
 		p.Message = fmt.Sprintf("host %s gets the default certificate: %s", c.Host, why)
-		p.Remedy = fmt.Sprintf("Create or mend it: kubectl create secret tls %s -n %s --cert=FILE --key=FILE", c.Secret.Name, c.Secret.Namespace)
+		p.Remedy = createSecret(c.Secret)
 	case cert.Validity(now) != "":
 		p.Reason = ReasonExpired
 		p.Message = fmt.Sprintf("the certificate of host %s in Secret %s %s; it is served as it is", c.Host, c.Secret, cert.Validity(now))
-		p.Remedy = "Renew the certificate and replace the Secret"
+		p.Remedy = renewSecret
 	default:
 		return p, false
 	}

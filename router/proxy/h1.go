@@ -37,6 +37,7 @@ type h1Conn struct {
 	body h1Body
 	resp h1Response
 	watch
+	since  time.Time // when the connection came
 	served int
 
 	mu   sync.Mutex // protects the following, and the read deadline while idle
@@ -44,7 +45,7 @@ type h1Conn struct {
 }
 
 func (e *Engine) serveH1(ctx context.Context, nc net.Conn, info *view.Conn) {
-	c := &h1Conn{e: e, nc: nc, info: info, buf: make([]byte, h1Buffer)}
+	c := &h1Conn{e: e, nc: nc, info: info, buf: make([]byte, h1Buffer), since: time.Now()}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	defer c.cancel(nil)
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
@@ -104,7 +105,7 @@ func (c *h1Conn) readHead() (start time.Time, n int, err error) {
 		}
 	}
 	start = time.Now()
-	c.nc.SetReadDeadline(start.Add(c.e.opts.Timeouts.ReadHeader))
+	c.nc.SetReadDeadline(c.headDeadline(start))
 	var scan wire.HeadScanner
 	for {
 		n, err := scan.Scan(c.buf[c.r:c.w], &c.e.opts.Limits)
@@ -118,6 +119,15 @@ func (c *h1Conn) readHead() (start time.Time, n int, err error) {
 			return start, 0, nil
 		}
 	}
+}
+
+// headDeadline is until when a head whose first byte came at start must be
+// complete. The wait for the first byte of a connection counts.
+func (c *h1Conn) headDeadline(start time.Time) time.Time {
+	if c.served == 0 {
+		start = c.since
+	}
+	return start.Add(c.e.opts.Timeouts.ReadHeader)
 }
 
 // await waits for the first byte of a request.

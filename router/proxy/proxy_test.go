@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/net/http2"
 
 	"github.com/portico-ingress/portico/router/upstream"
@@ -669,6 +672,40 @@ func TestSlowClients(t *testing.T) {
 			t.Errorf("%v, %v", resp, err)
 		}
 	})
+}
+
+// deadlines is a connection that sends one byte, then nothing, and notes until
+// when it is read from.
+type deadlines struct {
+	net.Conn
+	read  int
+	until []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.until = append(d.until, t)
+	return nil
+}
+
+func (d *deadlines) Read(p []byte) (int, error) {
+	if d.read++; d.read > 1 {
+		return 0, os.ErrDeadlineExceeded
+	}
+	p[0] = 'G'
+	return 1, nil
+}
+
+// TestFirstHead: a client gains no time for its first head by sending the first
+// byte late.
+func TestFirstHead(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	go io.Copy(io.Discard, client)
+	d := &deadlines{Conn: server}
+	New(Options{Log: logr.Discard()}).ServeConn(t.Context(), d, &view.Conn{})
+	if len(d.until) != 2 || d.until[1].After(d.until[0]) {
+		t.Errorf("the first byte put the deadline off: %v", d.until)
+	}
 }
 
 // TestStalledReaders: clients that take nothing lose the response, not the

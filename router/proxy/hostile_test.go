@@ -157,7 +157,7 @@ func TestBytesOnTheWire(t *testing.T) {
 			"POST / HTTP/1.1\r\nHost: h\r\nOURSContent-Length: 5\r\n\r\nhello", "h", "80"},
 		"GET with a body": {"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
 			"GET / HTTP/1.1\r\nHost: h\r\nOURSContent-Length: 5\r\n\r\nhello", "h", "80"},
-		"chunks": {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: CHUNKED\r\nTrailer: Sum\r\n\r\n005;x=y\r\nhello\r\n0\r\nSum: 1\r\nHost: evil\r\nX-Forwarded-For: 1\r\n\r\n",
+		"chunks": {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: CHUNKED\r\nTrailer: Sum\r\n\r\n005;x=y\r\nhello\r\n0\r\nSum: 1\r\nHost: evil\r\nX-Forwarded-For: 1\r\nClient-Cert: :x:\r\nSSL-Client-Verify: SUCCESS\r\n\r\n",
 			"POST / HTTP/1.1\r\nHost: h\r\nTrailer: Sum\r\nOURSTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nSum: 1\r\n\r\n", "h", "80"},
 		"1.0": {"GET / HTTP/1.0\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\nOURS\r\n", "h", "80"},
 	} {

@@ -159,7 +159,7 @@ func (c *Chunks) trailerByte(b byte) error {
 // payload processing (RFC 9110 §6.5.1). Recipients that merge trailers into
 // the header would let them overrule what was checked.
 var notInTrailers = map[string]bool{
-	"authorization": true, "cache-control": true, "connection": true, "content-encoding": true,
+	"authorization": true, "cache-control": true, "client-cert": true, "client-cert-chain": true, "connection": true, "content-encoding": true,
 	"content-length": true, "content-location": true, "content-range": true, "content-type": true,
 	"cookie": true, "expect": true, "forwarded": true, "host": true, "http2-settings": true,
 	"keep-alive": true, "location": true, "max-forwards": true, "pragma": true,
@@ -173,5 +173,5 @@ var notInTrailers = map[string]bool{
 func TrailerAllowed(name string) bool {
 	lower := strings.ToLower(name)
 	return !notInTrailers[lower] && !strings.Contains(lower, "_") &&
-		!strings.HasPrefix(lower, "x-forwarded-") && !strings.HasPrefix(lower, "x-original-")
+		!strings.HasPrefix(lower, "x-forwarded-") && !strings.HasPrefix(lower, "x-original-") && !strings.HasPrefix(lower, "ssl-client-")
 }

@@ -170,7 +170,7 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 type proxyOptions struct {
 	trusted           []netip.Prefix
 	proxyProtocolFrom []netip.Prefix
-	redirectPort      int
+	redirectPort      int // 0: the port of the HTTPS socket
 }
 
 func (f *proxyFlags) options() (*proxyOptions, error) {
@@ -192,9 +192,6 @@ func (f *proxyFlags) options() (*proxyOptions, error) {
 	check("trusted-proxies", err)
 	o.proxyProtocolFrom, err = parsePrefixes(f.ProxyProtocolFrom)
 	check("proxy-protocol-from", err)
-	if o.redirectPort == 0 {
-		o.redirectPort = portOf(f.HTTPSAddr)
-	}
 	if o.redirectPort < 0 || o.redirectPort > 65535 {
 		check("https-redirect-port", fmt.Errorf("%d is not a port", o.redirectPort))
 	}

@@ -276,6 +276,43 @@ func TestServe(t *testing.T) {
 	log.until(t, "nothing was cut")
 }
 
+// TestRedirectToPickedPort: where the system picks the port of --https-addr,
+// redirects name that one.
+func TestRedirectToPickedPort(t *testing.T) {
+	const manifests = `apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: app}
+spec:
+  tls: [{hosts: [a.localhost]}]
+  rules:
+  - {host: a.localhost, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: app, port: {number: 80}}}}]}}
+  - {host: b.localhost}
+`
+	log := &served{got: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(t.Context())
+	exit := make(chan int, 1)
+	go func() {
+		exit <- run(ctx, []string{"serve", "-f", "-", "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0",
+			"--admin-addr", "", "--debug-addr", "", "--local-ca=false"}, streams{strings.NewReader(manifests), io.Discard, log})
+	}()
+	defer func() { stop(); <-exit }()
+	secure := log.until(t, `https://a\.localhost:\d+/`)[0]
+	plain := log.until(t, `http://b\.localhost:(\d+)/`)[1]
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:"+plain+"/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "a.localhost"
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := resp.Header.Get("Location"); got != secure+"x" {
+		t.Errorf("redirected to %q, not to %q", got, secure+"x")
+	}
+}
+
 const appManifest = `apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {name: app}

@@ -41,13 +41,16 @@ type plane struct {
 const accessLogLines = 8192
 
 // newPlane opens the sockets and builds the parts behind them. loopback allows
-// backends on loopback addresses. It changes r: addresses that must never be a
-// backend are known only now.
+// backends on loopback addresses. It changes o and r: the port to redirect to and
+// the addresses that must never be a backend are known only now.
 func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, accessLog io.Writer, log logr.Logger) (*plane, error) {
 	p := &plane{flags: flags, log: log, metrics: admin.NewMetrics(), drain: newDrainState()}
 	var err error
 	if p.sockets, err = openSockets(flags); err != nil {
 		return nil, err
+	}
+	if o.redirectPort == 0 && p.sockets.https != nil {
+		o.redirectPort = listenPort(p.sockets.https)
 	}
 	if p.policy, err = dialPolicy(p.sockets.addrs(), loopback); err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ quickstart: ## drive what make run starts with curl and a browser
 test: ## run every test, with the race detector, against a real etcd and kube-apiserver
 	@[[ -n "$(RACE)" ]] || echo "make test: no C compiler found, so without the race detector (apt-get install gcc libc6-dev)" >&2
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
+	helm=$$(test/tools/assets.sh helm); export PORTICO_HELM="$$helm"; \
 	$(GO) test $(RACE) -timeout 15m ./...
 
 verify: ## check format, vet, staticcheck, layering, go.mod and generated files

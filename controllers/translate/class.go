@@ -3,6 +3,7 @@ package translate
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 )
@@ -10,6 +11,10 @@ import (
 // ClassAnnotation is the way in which Ingresses named their class before
 // spec.ingressClassName.
 const ClassAnnotation = "kubernetes.io/ingress.class"
+
+// ownDomain begins the controller names that are nobody else's: the default,
+// and those of further instances such as portico.dev/internal.
+const ownDomain = "portico.dev/"
 
 // defaultClassAnnotation marks an IngressClass as the cluster's default.
 const defaultClassAnnotation = "ingressclass.kubernetes.io/is-default-class"
@@ -54,7 +59,7 @@ func (c *Classes) Names() []string {
 func (c *Classes) Foreign(ing *networkingv1.Ingress) bool {
 	name, _ := className(ing)
 	controller := c.controllers[name]
-	return controller != "" && controller != DefaultControllerName
+	return controller != "" && !strings.HasPrefix(controller, ownDomain)
 }
 
 // className returns the class that an Ingress names; spec.ingressClassName

@@ -1,0 +1,149 @@
+{{- define "portico.args" -}}
+- controller
+- --controller-name={{ join "," .Values.controllerNames }}
+- --leader-elect-lease={{ include "portico.lease" . }}
+- --leader-elect-namespace={{ .Release.Namespace }}
+{{- with .Values.watch.namespaces }}
+- --namespaces={{ join "," . }}
+{{- end }}
+{{- if .Values.watch.withoutClass }}
+- --watch-without-class
+{{- end }}
+{{- with .Values.defaultTLSSecret }}
+- --default-tls-secret={{ . }}
+{{- end }}
+{{- with .Values.defaultBackendService }}
+- --default-backend-service={{ . }}
+{{- end }}
+- --host-ownership={{ .Values.hostOwnership }}
+{{- with .Values.catchAllNamespaces }}
+- --catch-all-namespaces={{ join "," . }}
+{{- end }}
+{{- if .Values.allowExternalNames }}
+- --allow-external-names
+{{- end }}
+- --cluster-domain={{ .Values.clusterDomain }}
+{{- with .Values.trustedProxies }}
+- --trusted-proxies={{ join "," . }}
+{{- end }}
+{{- with .Values.proxyProtocolFrom }}
+- --proxy-protocol-from={{ join "," . }}
+{{- end }}
+- --publish-status={{ .Values.publish.status }}
+{{- if .Values.publish.addresses }}
+- --publish-address={{ join "," .Values.publish.addresses }}
+{{- else if .Values.publish.nodes }}
+- --publish-node-addresses
+- --pod-namespace={{ .Release.Namespace }}
+- --pod-labels=app.kubernetes.io/name={{ include "portico.name" . }},app.kubernetes.io/instance={{ .Release.Name }}
+{{- else if .Values.publish.service }}
+- --publish-service={{ .Release.Namespace }}/{{ include "portico.fullname" . }}
+{{- end }}
+- --https-redirect-port={{ ternary .Values.hostPorts.https .Values.service.httpsPort .Values.hostPorts.enabled }}
+- --log-level={{ .Values.log.level }}
+- --log-format={{ .Values.log.format }}
+- --access-log={{ .Values.log.access }}
+- --drain-delay={{ .Values.drain.delay }}s
+- --drain-timeout={{ .Values.drain.timeout }}s
+{{- range $name, $value := .Values.flags }}
+- --{{ $name }}={{ $value }}
+{{- end }}
+{{- end -}}
+
+{{- define "portico.pod" -}}
+metadata:
+  labels:
+    {{- include "portico.labels" . | nindent 4 }}
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .Values.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  serviceAccountName: {{ include "portico.serviceAccount" . }}
+  # Longer than the whole drain, so that only the drain's own deadline cuts.
+  terminationGracePeriodSeconds: {{ add .Values.drain.delay .Values.drain.timeout 10 }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 65532
+    runAsGroup: 65532
+    seccompProfile: {type: RuntimeDefault}
+  containers:
+    - name: portico
+      image: {{ include "portico.image" . | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+        {{- range (include "portico.args" . | fromYamlArray) }}
+        - {{ . | quote }}
+        {{- end }}
+      {{- if or .Values.goMemLimit .Values.extraEnv }}
+      env:
+        {{- with .Values.goMemLimit }}
+        - {name: GOMEMLIMIT, value: {{ . | quote }}}
+        {{- end }}
+        {{- with .Values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- end }}
+      ports:
+        - name: http
+          containerPort: 8080
+          {{- if .Values.hostPorts.enabled }}
+          hostPort: {{ .Values.hostPorts.http }}
+          {{- end }}
+        - name: https
+          containerPort: 8443
+          {{- if .Values.hostPorts.enabled }}
+          hostPort: {{ .Values.hostPorts.https }}
+          {{- end }}
+        - {name: admin, containerPort: 9090}
+      readinessProbe:
+        httpGet: {path: /readyz, port: admin}
+        periodSeconds: 2
+        failureThreshold: 1
+      livenessProbe:
+        httpGet: {path: /healthz, port: admin}
+        periodSeconds: 10
+        failureThreshold: 6
+      resources:
+        {{- toYaml .Values.resources | nindent 8 }}
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        privileged: false
+        capabilities: {drop: [ALL]}
+  topologySpreadConstraints:
+    {{- if .Values.topologySpreadConstraints }}
+    {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}
+    {{- else }}
+    {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+    - maxSkew: 1
+      topologyKey: {{ . }}
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          {{- include "portico.selector" $ | nindent 10 }}
+    {{- end }}
+    {{- end }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}

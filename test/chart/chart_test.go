@@ -1,0 +1,317 @@
+package chart
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portico-ingress/portico/test/envtest"
+)
+
+const chart = "../../charts/portico"
+
+var update = flag.Bool("update", false, "write the golden files instead of comparing")
+
+// helmVariable names the directory with helm.
+const helmVariable = "PORTICO_HELM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(helmVariable) == "" {
+		fmt.Fprintln(os.Stderr, helmVariable+" is not set: these tests need helm. Run them with `make test`, which builds it, or set it to $(test/tools/assets.sh helm)")
+		os.Exit(1)
+	}
+	os.Exit(envtest.Run(m))
+}
+
+func helm(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv(helmVariable), "helm"), args...)
+	home := t.TempDir() // helm wants folders of its own
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	var out, err bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &err
+	if e := cmd.Run(); e != nil {
+		return out.String(), fmt.Errorf("%w: %s", e, err.String())
+	}
+	return out.String(), nil
+}
+
+// forEach runs a test on what every values file renders.
+func forEach(t *testing.T, test func(t *testing.T, name, text string)) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/*.values.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no values: %v", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".values.yaml")
+		t.Run(name, func(t *testing.T) {
+			text, err := helm(t, "template", "edge", chart, "-n", "portico-system", "-f", file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test(t, name, text)
+		})
+	}
+}
+
+func TestLint(t *testing.T) {
+	files, _ := filepath.Glob("testdata/*.values.yaml")
+	for _, file := range files {
+		if out, err := helm(t, "lint", "--strict", chart, "-f", file); err != nil {
+			t.Errorf("%s: %v\n%s", file, err, out)
+		}
+	}
+}
+
+func TestGolden(t *testing.T) {
+	forEach(t, func(t *testing.T, name, text string) {
+		golden := filepath.Join("testdata", name+".golden.yaml")
+		if *update {
+			if err := os.WriteFile(golden, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatalf("%v; run with -update to write it", err)
+		}
+		if text != string(want) {
+			t.Errorf("%s differs; run with -update and read the difference", golden)
+		}
+	})
+}
+
+// TestRefusedValues: a typing error in a value is told, not ignored.
+func TestRefusedValues(t *testing.T) {
+	for set, want := range map[string]string{
+		"replica=3":               "replica",
+		"kind=StatefulSet":        "kind",
+		"secrets.scope=all":       "scope",
+		"defaultTLSSecret=nons":   "defaultTLSSecret",
+		"image.digest=sha256:abc": "digest",
+		"service.httpPort=0":      "httpPort",
+	} {
+		if _, err := helm(t, "template", "edge", chart, "--set", set); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", set, err)
+		}
+	}
+}
+
+// objects parses rendered YAML.
+func objects(t *testing.T, text string) []*unstructured.Unstructured {
+	t.Helper()
+	var out []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
+	for {
+		u := &unstructured.Unstructured{}
+		err := decoder.Decode(&u.Object)
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(u.Object) > 0 {
+			out = append(out, u)
+		}
+	}
+}
+
+func as[T any](t *testing.T, u *unstructured.Unstructured) *T {
+	t.Helper()
+	out := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, out, true); err != nil {
+		t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
+	}
+	return out
+}
+
+// TestServerTakesIt hands everything to a real apiserver, with strict
+// validation of fields. A ServiceMonitor is of an API that it does not have.
+func TestServerTakesIt(t *testing.T) {
+	c, err := client.New(envtest.Config(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range []string{"portico-system", "shop", "blog", "certs"} {
+		namespace(t, c, ns, "")
+	}
+	forEach(t, func(t *testing.T, _, text string) {
+		for _, u := range objects(t, text) {
+			if u.GetKind() == "ServiceMonitor" {
+				continue
+			}
+			if u.GetNamespace() == "" && !strings.HasPrefix(u.GetKind(), "Cluster") && u.GetKind() != "IngressClass" {
+				u.SetNamespace("portico-system")
+			}
+			if err := c.Create(t.Context(), u, client.DryRunAll, client.FieldValidation("Strict")); err != nil {
+				t.Errorf("%s %s: %v", u.GetKind(), u.GetName(), err)
+			}
+		}
+	})
+}
+
+func namespace(t *testing.T, c client.Client, name, enforce string) {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if enforce != "" {
+		ns.Labels = map[string]string{"pod-security.kubernetes.io/enforce": enforce}
+	}
+	if err := c.Create(t.Context(), ns); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+}
+
+func podTemplate(t *testing.T, text string) corev1.PodTemplateSpec {
+	t.Helper()
+	for _, u := range objects(t, text) {
+		switch u.GetKind() {
+		case "Deployment":
+			return as[appsv1.Deployment](t, u).Spec.Template
+		case "DaemonSet":
+			return as[appsv1.DaemonSet](t, u).Spec.Template
+		}
+	}
+	t.Fatal("no pods are rendered")
+	return corev1.PodTemplateSpec{}
+}
+
+// TestPodSecurity creates the pods in namespaces that enforce the pod security
+// standards. Only host ports need more than "restricted".
+func TestPodSecurity(t *testing.T) {
+	c, err := client.New(envtest.Config(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace(t, c, "restricted", "restricted")
+	namespace(t, c, "privileged", "privileged")
+	forEach(t, func(t *testing.T, name, text string) {
+		template := podTemplate(t, text)
+		for level, allowed := range map[string]bool{"privileged": true, "restricted": name != "daemonset"} {
+			account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: level, Name: template.Spec.ServiceAccountName}}
+			if err := c.Create(t.Context(), account); err != nil && !apierrors.IsAlreadyExists(err) {
+				t.Fatal(err)
+			}
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: level, Name: "p", Labels: template.Labels}, Spec: template.Spec}
+			if err := create(t.Context(), c, pod); (err == nil) != allowed {
+				t.Errorf("in a namespace that enforces %s: %v", level, err)
+			}
+		}
+	})
+}
+
+// create retries while the admission plugin has not seen a ServiceAccount or
+// PriorityClass that is there.
+func create(ctx context.Context, c client.Client, pod *corev1.Pod) error {
+	for {
+		err := c.Create(ctx, pod.DeepCopy(), client.DryRunAll)
+		if err == nil || !strings.Contains(err.Error(), "not found") && !strings.Contains(err.Error(), "no PriorityClass") {
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// used is every right that the controller uses, by verb and resource.
+var used = map[string]string{
+	"ingresses.networking.k8s.io":        "get list watch",
+	"ingressclasses.networking.k8s.io":   "list watch",
+	"ingresses/status.networking.k8s.io": "update",
+	"services.":                          "list watch",
+	"endpointslices.discovery.k8s.io":    "list watch",
+	"secrets.":                           "list watch",
+	"nodes.":                             "list watch",
+	"pods.":                              "list watch",
+	"events.":                            "create patch",
+	"leases.coordination.k8s.io":         "get create update",
+}
+
+// TestRights: no right beyond what is used, none by "*", and Secrets never
+// wider than the values say.
+func TestRights(t *testing.T) {
+	forEach(t, func(t *testing.T, name, text string) {
+		for _, u := range objects(t, text) {
+			if u.GetKind() != "ClusterRole" && u.GetKind() != "Role" {
+				continue
+			}
+			for _, rule := range as[rbacv1.ClusterRole](t, u).Rules {
+				checkRule(t, u.GetKind()+" "+u.GetNamespace()+"/"+u.GetName(), rule)
+				if slices.Contains(rule.Resources, "secrets") && name == "namespaces" && u.GetNamespace() != "shop" && len(rule.ResourceNames) == 0 {
+					t.Errorf("%s %s/%s reads Secrets outside of the listed namespace", u.GetKind(), u.GetNamespace(), u.GetName())
+				}
+			}
+		}
+	})
+}
+
+func checkRule(t *testing.T, role string, rule rbacv1.PolicyRule) {
+	t.Helper()
+	if len(rule.NonResourceURLs) > 0 {
+		t.Errorf("%s: rights on URLs: %v", role, rule.NonResourceURLs)
+	}
+	for _, group := range rule.APIGroups {
+		for _, resource := range rule.Resources {
+			allowed := strings.Fields(used[resource+"."+group])
+			for _, verb := range rule.Verbs {
+				if !slices.Contains(allowed, verb) {
+					t.Errorf("%s: %s on %s.%s is not used", role, verb, resource, group)
+				}
+			}
+		}
+	}
+}
+
+// TestFlags: every flag that the chart gives exists, and the values are taken.
+func TestFlags(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "portico")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../cmd/portico").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	forEach(t, func(t *testing.T, _, text string) {
+		args := podTemplate(t, text).Spec.Containers[0].Args
+		// With a kubeconfig that does not exist it gets as far as flags go.
+		out, err := exec.CommandContext(t.Context(), binary, append(args, "--kubeconfig=/does/not/exist")...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "no way to an apiserver") {
+			t.Errorf("%v: %s", args, out)
+		}
+	})
+}
+
+// TestNotes: the notes tell what to do next with the names that were rendered.
+func TestNotes(t *testing.T) {
+	out, err := helm(t, "install", "edge", chart, "-n", "portico-system", "--dry-run=client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"rollout status deployment/edge-portico", "kubectl create ingress web --class=portico", "portico explain"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the notes lack %q", want)
+		}
+	}
+}

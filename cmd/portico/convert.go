@@ -44,7 +44,7 @@ func convert(paths []string, std streams) error {
 	}
 	var out bytes.Buffer
 	for i, ing := range set.Ingresses {
-		text, err := manifest.CurrentForm(ing)
+		text, err := set.CurrentForm(ing)
 		if err != nil {
 			return err
 		}

@@ -103,6 +103,22 @@ spec: {defaultBackend: {service: {name: db, port: {number: 80}}}}
 	}
 }
 
+// TestConvertKeepsTheNamespace: kubectl chooses one where the manifest names
+// none, and so it must be with what is printed.
+func TestConvertKeepsTheNamespace(t *testing.T) {
+	const old = "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: x%s}\nspec:\n  backend: {serviceName: web, servicePort: http}\n"
+	for _, namespace := range []string{"", "default", "shop"} {
+		written := ""
+		if namespace != "" {
+			written = ", namespace: " + namespace
+		}
+		code, out, err := execute(t, fmt.Sprintf(old, written), "convert", "-f", "-")
+		if got := regexp.MustCompile(`namespace: (\w+)`).FindStringSubmatch(out); code != 0 || (got == nil) != (namespace == "") || got != nil && got[1] != namespace {
+			t.Errorf("namespace %q: exit code %d:\n%s%s", namespace, code, out, err)
+		}
+	}
+}
+
 func TestConvert(t *testing.T) {
 	const old = "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: x}\nspec:\n  backend: {serviceName: web, servicePort: http}\n"
 	code, out, _ := execute(t, old, "convert", "-f", "-")

@@ -10,6 +10,8 @@ import (
 	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/portico-ingress/portico/router/diag"
 )
 
 // oldForms remembers the Ingresses of one file that are in a version which
@@ -31,7 +33,7 @@ func (f *oldForms) tell(s *Set) {
 	if f.count == 0 {
 		return
 	}
-	form, err := CurrentForm(f.form)
+	form, err := s.CurrentForm(f.form)
 	if err != nil {
 		return // cannot happen: the value came from YAML
 	}
@@ -46,10 +48,15 @@ func (f *oldForms) tell(s *Set) {
 	})
 }
 
-// CurrentForm writes an Ingress as networking.k8s.io/v1 YAML, without what an
-// apiserver would add.
-func CurrentForm(ing *networkingv1.Ingress) ([]byte, error) {
-	meta := map[string]any{"name": ing.Name, "namespace": ing.Namespace}
+// CurrentForm writes an Ingress of the set as networking.k8s.io/v1 YAML,
+// without what an apiserver would add. Where the manifest names no namespace
+// this names none either: kubectl chooses it.
+func (s *Set) CurrentForm(ing *networkingv1.Ingress) ([]byte, error) {
+	meta := map[string]any{"name": ing.Name}
+	written := s.places[diag.Ref{Kind: "Ingress", Namespace: ing.Namespace, Name: ing.Name}].node
+	if child(child(written, "metadata"), "namespace") != nil {
+		meta["namespace"] = ing.Namespace
+	}
 	if len(ing.Annotations) > 0 {
 		meta["annotations"] = ing.Annotations
 	}

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -49,7 +50,8 @@ var kinds = map[string]typeMeta{
 // decode reads the object if its kind is one of ours, and counts it otherwise.
 func (o *object) decode() {
 	current, known := kinds[o.typ.kind]
-	if !known || o.typ.group() != current.group() && o.typ.group() != "extensions" {
+	// Other groups may have kinds of the same name; the core group has not.
+	if !known || !slices.Contains([]string{current.group(), "extensions", ""}, o.typ.group()) {
 		o.set.Ignored[o.typ.apiVersion+" "+o.typ.kind]++
 		return
 	}

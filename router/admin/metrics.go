@@ -68,7 +68,7 @@ func NewMetrics() *Metrics {
 		}, []string{"ingress"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "portico_refused_requests_total",
-			Help: "Requests that Portico answered itself, by reason.",
+			Help: "Requests that Portico answered itself, or whose response did not reach its end, by reason.",
 		}, []string{"reason"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "portico_publish_latency_seconds",

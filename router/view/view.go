@@ -64,8 +64,9 @@ type Request struct {
 	HasQuery bool
 	// Proto is "HTTP/1.0", "HTTP/1.1" or "HTTP/2.0".
 	Proto string
-	// Fields are the header fields in the order of arrival, without Host,
-	// pseudo-fields and message framing.
+	// Fields are the header fields without Host, pseudo-fields and message
+	// framing. Those of one name are in the order of arrival; in HTTP/1.1 all
+	// are.
 	Fields Fields
 	Conn   *Conn
 	// Client is the client's address: Conn.Peer, or, behind trusted proxies,

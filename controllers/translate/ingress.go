@@ -249,3 +249,16 @@ func BackendProblems(ing *router.Ingress, state func(upstream.Key) *upstream.Sta
 	}
 	return diag.Sort(problems)
 }
+
+// DefaultBackendProblems reports a pool of --default-backend-service that is
+// misconfigured. It is on the Service: no Ingress names it.
+func DefaultBackendProblems(k upstream.Key, s *upstream.State) []diag.Problem {
+	if !s.Misconfigured {
+		return nil
+	}
+	return []diag.Problem{{
+		Object: diag.Ref{Kind: "Service", Namespace: k.Namespace, Name: k.Service}, Reason: ReasonBackendMissing,
+		Message: s.Reason + "; requests that no Ingress takes are answered 503",
+		Remedy:  "Create it, or give --default-backend-service a Service and port that exist",
+	}}
+}

@@ -68,6 +68,7 @@ func All(opts Options, o *Objects, extra ...upstream.Key) *World {
 	services := newServiceIndex(o)
 	for _, k := range extra {
 		w.addPool(opts, services, k)
+		w.Problems = append(w.Problems, DefaultBackendProblems(k, w.Pools[k])...)
 	}
 	for _, in := range o.Ingresses {
 		ours, why := classes.Ours(in)

@@ -49,7 +49,10 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 full: ## everything that is run before an issue is resolved
 	$(MAKE) verify test bench scale
 
+images: ## build the container image as an OCI archive in bin/images, without a container engine
+	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'
+
 clean: ## remove bin/; the cache of built tools stays
 	rm -rf bin
 
-.PHONY: help build run quickstart test verify generate bench scale tools full clean
+.PHONY: help build run quickstart test verify generate bench scale tools full images clean

@@ -13,34 +13,38 @@ import (
 	"strings"
 )
 
-// hierarchies returns where cgroups are mounted: one folder per controller
-// with version 1, a single one with version 2.
-func hierarchies() ([]string, error) {
+// hierarchies returns where cgroups are mounted: of version 1 one folder per
+// controller; of version 2 one folder. A computer may have both, and then the
+// controllers are with version 1.
+func hierarchies() (v1, v2 []string, err error) {
 	content, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	byType := map[string][]string{}
 	for line := range strings.Lines(string(content)) {
 		fields := strings.Fields(line)
-		if len(fields) > 2 && strings.HasPrefix(fields[2], "cgroup") {
-			byType[fields[2]] = append(byType[fields[2]], fields[1])
+		switch {
+		case len(fields) < 3:
+		case fields[2] == "cgroup":
+			v1 = append(v1, fields[1])
+		case fields[2] == "cgroup2":
+			v2 = append(v2, fields[1])
 		}
 	}
-	if v1 := byType["cgroup"]; len(v1) > 0 {
-		return v1, nil
+	if len(v1)+len(v2) == 0 {
+		return nil, nil, errors.New("no cgroups are mounted: /sys/fs/cgroup is needed")
 	}
-	if v2 := byType["cgroup2"]; len(v2) > 0 {
-		return v2, nil
-	}
-	return nil, errors.New("no cgroups are mounted: /sys/fs/cgroup is needed")
+	return v1, v2, nil
 }
 
 // makeCgroup makes the cgroup under which kubelet makes those of pods.
 func makeCgroup(name string) error {
-	parents, err := hierarchies()
+	parents, v2, err := hierarchies()
 	if err != nil {
 		return err
+	}
+	if len(parents) == 0 {
+		parents = v2
 	}
 	for _, parent := range parents {
 		dir := filepath.Join(parent, name)
@@ -72,11 +76,12 @@ func copySetting(parent, child, file string) error {
 // removeCgroup removes a cgroup and those below it. Their processes must be
 // gone; the kernel may take a moment to notice.
 func removeCgroup(ctx context.Context, name string) error {
-	parents, err := hierarchies()
+	v1, v2, err := hierarchies()
 	if err != nil {
-		return nil // then there are none
+		return err
 	}
-	for _, parent := range parents {
+	// runc makes cgroups of version 2 as well if there are both.
+	for _, parent := range append(v1, v2...) {
 		dir := filepath.Join(parent, name)
 		if err := poll(ctx, func(context.Context) error { return removeTree(dir) }); err != nil {
 			return fmt.Errorf("removing cgroup %s: %w", dir, err)

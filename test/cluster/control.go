@@ -99,6 +99,13 @@ func (c *Cluster) apiserver() Process {
 		"--kubelet-client-certificate", c.pki.File("kubelet-client.crt"),
 		"--kubelet-client-key", c.pki.File("kubelet-client.key"),
 		"--kubelet-preferred-address-types", "InternalIP",
+		"--requestheader-client-ca-file", c.pki.File("ca.crt"),
+		"--requestheader-allowed-names", frontProxy,
+		"--requestheader-username-headers", "X-Remote-User",
+		"--requestheader-group-headers", "X-Remote-Group",
+		"--requestheader-extra-headers-prefix", "X-Remote-Extra-",
+		"--proxy-client-cert-file", c.pki.File(frontProxy+".crt"),
+		"--proxy-client-key-file", c.pki.File(frontProxy+".key"),
 		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file", c.pki.File("service-account.pub"),
 		"--service-account-signing-key-file", c.pki.File("service-account.key"),
@@ -115,6 +122,8 @@ func (c *Cluster) controllerManager() Process {
 		"--cluster-signing-cert-file", c.pki.File("ca.crt"),
 		"--cluster-signing-key-file", c.pki.File("ca.key"),
 		"--use-service-account-credentials=true",
+		// The default of 20 requests a second makes its own start take 5 s.
+		"--kube-api-qps=200", "--kube-api-burst=400",
 		"--cluster-cidr", podRange,
 		"--allocate-node-cidrs=false", // they are fixed, see network
 		"--node-monitor-grace-period=20s",

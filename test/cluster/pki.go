@@ -110,6 +110,10 @@ var users = map[string]pkix.Name{
 	"kube-proxy":              {CommonName: "system:kube-proxy"},
 }
 
+// frontProxy is who kube-apiserver is to extension apiservers, which believe it
+// about users.
+const frontProxy = "front-proxy-client"
+
 // apiNames are what kube-apiserver is called in pods.
 var apiNames = []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
 
@@ -135,6 +139,9 @@ func (c *Cluster) writePKI() error {
 	}
 	kubelets := pkix.Name{CommonName: "kube-apiserver-kubelet-client", Organization: []string{"system:masters"}}
 	if err := c.pki.pair(ca, "kubelet-client", kubelets, nil, nil); err != nil {
+		return err
+	}
+	if err := c.pki.pair(ca, frontProxy, pkix.Name{CommonName: frontProxy}, nil, nil); err != nil {
 		return err
 	}
 	for user, subject := range users {

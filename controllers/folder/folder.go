@@ -34,8 +34,8 @@ const ReasonManifest diag.Reason = "ManifestFault"
 // system told of a change.
 const DefaultPoll = 500 * time.Millisecond
 
-// settleProblems is longer than a publisher gathers changes.
-const settleProblems = 3 * publish.DefaultInterval
+// settleTime is longer than a publisher gathers changes.
+const settleTime = 3 * publish.DefaultInterval
 
 // Options configure a Source. Paths, Publisher, Registry and Certs are
 // required.
@@ -114,9 +114,10 @@ func (s *Source) Start(ctx context.Context) error {
 	s.load(w)
 	poll := time.NewTicker(s.opts.Poll)
 	defer poll.Stop()
-	// Problems are told when they have settled: between the hand-over of
-	// certificates and the publish of the table they are of two pictures.
-	settled := time.NewTimer(settleProblems)
+	// Problems are told, and pools forgotten, when the picture has settled:
+	// between the hand-over of certificates and the publish of the table there
+	// are two of them.
+	settled := time.NewTimer(settleTime)
 	defer settled.Stop()
 	for {
 		select {
@@ -124,9 +125,10 @@ func (s *Source) Start(ctx context.Context) error {
 			return nil
 		case <-changed:
 			changed = s.opts.Publisher.Changed()
-			settled.Reset(settleProblems)
+			settled.Reset(settleTime)
 			continue
 		case <-settled.C:
+			s.forgetPools()
 			s.reportProblems()
 			continue
 		case event := <-w.hints():
@@ -227,20 +229,21 @@ func (s *Source) handOver(world *translate.World) {
 	s.opts.Publisher.Replace(entries)
 	s.opts.Publisher.SetProblems("objects", world.Problems)
 	s.opts.Publisher.Release()
-	s.forgetPools(world)
 }
 
 // forgetPools drops the pools that neither the newest picture nor the served
-// table, which may be one publish behind, leads to.
-func (s *Source) forgetPools(world *translate.World) {
-	keep := make(map[upstream.Key]struct{}, len(world.Pools))
-	for key := range world.Pools {
+// table leads to. It runs when the table has followed the picture.
+func (s *Source) forgetPools() {
+	snap := s.opts.Publisher.Snapshot()
+	if s.good == nil || snap == nil {
+		return
+	}
+	keep := make(map[upstream.Key]struct{}, len(s.good.world.Pools))
+	for key := range s.good.world.Pools {
 		keep[key] = struct{}{}
 	}
-	if snap := s.opts.Publisher.Snapshot(); snap != nil {
-		for _, b := range snap.Table.Backends() {
-			keep[upstream.Key(b)] = struct{}{}
-		}
+	for _, b := range snap.Table.Backends() {
+		keep[upstream.Key(b)] = struct{}{}
 	}
 	s.opts.Registry.Retain(keep)
 }

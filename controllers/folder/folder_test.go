@@ -212,9 +212,6 @@ func TestFollow(t *testing.T) {
 	f.served("api.localhost", "")
 	f.served("shop.localhost", "127.0.0.1:9002")
 
-	// Any later load forgets the pool, since the served table does not lead
-	// there any more.
-	f.write("other.yaml", service("other", 1))
 	f.until("the pool of the removed Ingress is forgotten", func() bool {
 		for _, k := range f.registry.Keys() {
 			if k.Service == "api" {

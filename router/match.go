@@ -62,7 +62,7 @@ func (t *Table) hasTLS(name string) bool {
 	case wild == nil || wild.tls == nil:
 		return false
 	}
-	return h == nil || name == "" || h.owner.Ref.Namespace == wild.owner.Ref.Namespace
+	return h == nil || h.owner.Ref.Namespace == wild.owner.Ref.Namespace
 }
 
 // match finds the longest path. An Exact path that matches is the whole

@@ -47,7 +47,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
 full: ## everything that is run before an issue is resolved
-	$(MAKE) verify test bench scale
+	$(MAKE) verify test quickstart bench scale
 
 images: ## build the container image as an OCI archive in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'

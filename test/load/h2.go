@@ -10,6 +10,10 @@ import (
 	"golang.org/x/net/http2"
 )
 
+// unusable is what a ClientConn says of a request that it did not begin, since
+// the server's GOAWAY had arrived by then. The error itself is not exported.
+const unusable = "http2: client conn not usable"
+
 // h2 is one HTTP/2 connection. The ClientConn is used without a Transport's
 // pool, which would send a request again.
 type h2 struct {
@@ -41,6 +45,9 @@ func (h *h2) do(ctx context.Context, method, body string) (bool, Phase, error) {
 		req.Body = nil
 	}
 	resp, err := h.conn.RoundTrip(req)
+	if err != nil && err.Error() == unusable {
+		return false, unsent, err
+	}
 	if err != nil {
 		return false, FirstByte, err
 	}

@@ -28,8 +28,11 @@ const (
 	FirstByte Phase = "first byte" // no byte of the response came
 	Mid       Phase = "mid-stream" // the response did not come to its end
 	Status    Phase = "status"     // the response was not 2xx
-	Content   Phase = "content"    // the response was not the one expected
 )
+
+// unsent is no failure: the server had asked to end the connection before the
+// request began, so it goes over a new one, for the first time.
+const unsent Phase = "unsent"
 
 // Failure is one request that was not answered as it should have been.
 type Failure struct {
@@ -91,11 +94,9 @@ func (o *Options) setDefaults() {
 
 // Result is what became of the requests.
 type Result struct {
-	Sent     int
-	Answered int
-	// Connections is how many were opened; Asked how many of them the server
-	// asked to end.
-	Connections int
+	Sent        int
+	Answered    int
+	Connections int // that were opened
 	Failures    []Failure
 }
 
@@ -199,28 +200,34 @@ func (w *worker) once(protocol string, s session) session {
 		method, body = "POST", fmt.Sprintf("%s-%d-%d", w.name, w.count, time.Now().UnixNano())
 	}
 	w.rec.sent()
-	fail := func(phase Phase, err error) {
-		w.rec.failed(Failure{Client: w.name, Method: method, Phase: phase, Err: err.Error()})
+	s, phase, err := w.send(ctx, protocol, s, method, body)
+	if phase == unsent {
+		s, phase, err = w.send(ctx, protocol, nil, method, body)
 	}
+	if err != nil {
+		w.rec.failed(Failure{Client: w.name, Method: method, Phase: phase, Err: err.Error()})
+	} else {
+		w.rec.answered()
+	}
+	return s
+}
+
+// send sends over s, or over a new connection if that is nil, and returns the
+// connection if it is good for another request.
+func (w *worker) send(ctx context.Context, protocol string, s session, method, body string) (session, Phase, error) {
 	if s == nil {
 		var err error
 		if s, err = w.open(ctx, protocol); err != nil {
-			fail(Dial, err)
-			return nil
+			return nil, Dial, err
 		}
 		w.rec.connected()
 	}
 	usable, phase, err := s.do(ctx, method, body)
-	if err != nil {
-		fail(phase, err)
-	} else {
-		w.rec.answered()
-	}
 	if !usable {
 		s.close()
-		return nil
+		s = nil
 	}
-	return s
+	return s, phase, err
 }
 
 func (w *worker) open(ctx context.Context, protocol string) (session, error) {

@@ -121,6 +121,23 @@ func newKey(tb testing.TB, kind Kind) crypto.Signer {
 	return key
 }
 
+// PEM encodes a certificate.
+func PEM(c *x509.Certificate) []byte { return encode("CERTIFICATE", c.Raw) }
+
+// Parse returns the first certificate of a PEM chain.
+func Parse(tb testing.TB, chain []byte) *x509.Certificate {
+	tb.Helper()
+	block, _ := pem.Decode(chain)
+	if block == nil {
+		tb.Fatal("no PEM block")
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
 func encode(typ string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
 }

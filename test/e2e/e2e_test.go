@@ -1,0 +1,316 @@
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/portico-ingress/portico/test/load"
+)
+
+// rounds is how often what must lose nothing is repeated; make full sets it to
+// ten, and outage to two minutes.
+func rounds() int { return number("PORTICO_E2E_ROUNDS", 3) }
+
+func outage() time.Duration { return time.Duration(number("PORTICO_E2E_OUTAGE", 20)) * time.Second }
+
+func number(variable string, def int) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
+		return n
+	}
+	return def
+}
+
+// TestEdge is one cluster, from the installation of the chart to its removal.
+func TestEdge(t *testing.T) {
+	e := setUp(t)
+	if !t.Run("install", func(t *testing.T) { e.install(t); e.deploySample(t) }) {
+		return
+	}
+	t.Run("curl", e.curl)
+	t.Run("browser", e.browser)
+	t.Run("problems are told", e.problems)
+	t.Run("probes decide", e.probes)
+	t.Run("rolling update of the backend", e.backendRollouts)
+	t.Run("scale", e.scale)
+	t.Run("certificate rotation and Ingress changes", e.changes)
+	t.Run("rolling update of the controller", e.controllerRollouts)
+	t.Run("apiserver outage", e.apiserverOutage)
+	t.Run("upgrade and uninstall", e.uninstall)
+}
+
+// curl reaches the sample from outside of the nodes, by the load balancer and
+// by node ports, http and https.
+func (e *edge) curl(t *testing.T) {
+	svc := e.kubectl(t, "", "get", "service", "-n", namespace, full, "-o", "jsonpath={.spec.ports[0].nodePort} {.spec.ports[1].nodePort}")
+	nodePorts := strings.Fields(svc)
+	for _, to := range []struct{ addr, http, https string }{
+		{e.balancer.String(), "80", "443"},
+		{e.Nodes()[0].Address.String(), nodePorts[0], nodePorts[1]},
+		{e.Nodes()[1].Address.String(), nodePorts[0], nodePorts[1]},
+	} {
+		get := func(url, port string) string {
+			out, err := exec.CommandContext(t.Context(), "curl", "-sS", "--max-time", "20", "--cacert", e.caFile, "--resolve", host+":"+port+":"+to.addr,
+				"-w", "\n%{http_code} %{http_version} %{redirect_url}", url).CombinedOutput()
+			if err != nil {
+				t.Errorf("curl %s at %s: %v", url, to.addr, err)
+			}
+			return string(out)
+		}
+		if got := get("http://"+host+":"+to.http+"/x", to.http); !strings.Contains(got, "\n308 1.1 https://"+host+"/x") {
+			t.Errorf("http at %s: %s", to.addr, got)
+		}
+		if got := get("https://"+host+":"+to.https+"/x", to.https); !strings.Contains(got, `"path":"/x"`) || !strings.Contains(got, "\n200 2 ") {
+			t.Errorf("https at %s: %s", to.addr, got)
+		}
+	}
+}
+
+// browser opens the page in a headless Chromium that trusts the test's CA by
+// an NSS database, and in one that does not.
+func (e *edge) browser(t *testing.T) {
+	for _, program := range []string{"chromium", "certutil"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("%s is missing: apt-get install chromium libnss3-tools", program)
+		}
+	}
+	open := func(trust bool) string {
+		home := t.TempDir()
+		db := filepath.Join(home, ".pki", "nssdb")
+		if err := os.MkdirAll(db, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		commands := [][]string{{"certutil", "-d", "sql:" + db, "-N", "--empty-password"}}
+		if trust {
+			commands = append(commands, []string{"certutil", "-d", "sql:" + db, "-A", "-t", "C,,", "-n", "test", "-i", e.caFile})
+		}
+		for _, c := range commands {
+			if out, err := exec.CommandContext(t.Context(), c[0], c[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %v\n%s", c, err, out)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+			"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+filepath.Join(home, "profile"),
+			"--host-resolver-rules=MAP "+host+" "+e.balancer.String(), "--dump-dom", "https://"+host+"/from-a-browser")
+		cmd.Env = append(os.Environ(), "HOME="+home)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("chromium: %v", err)
+		}
+		return string(out)
+	}
+	if page := open(true); !strings.Contains(page, "/from-a-browser") || !strings.Contains(page, `"pod":"shop-`) {
+		t.Errorf("the page: %s", page)
+	}
+	if page := open(false); strings.Contains(page, `"pod":"shop-`) {
+		t.Error("a browser without the CA showed the page")
+	}
+}
+
+// problems: what is wrong is an Event on the object, with the way out.
+func (e *edge) problems(t *testing.T) {
+	e.kubectl(t, "", "create", "ingress", "broken", "--class=portico", "--rule=broken.example.test/*=nothere:80,tls=no-such-secret")
+	defer e.kubectl(t, "", "delete", "ingress", "broken")
+	e.eventually(t, "the Events", func() error {
+		got := e.kubectl(t, "", "describe", "ingress", "broken")
+		for _, want := range []string{"BackendNotServable", "Service default/nothere does not exist", "CertificateUnusable", "kubectl create secret tls no-such-secret"} {
+			if !strings.Contains(got, want) {
+				return fmt.Errorf("%q is missing in\n%s", want, got)
+			}
+		}
+		return nil
+	})
+}
+
+// client sends each request over a connection of its own.
+func (e *edge) get(t *testing.T) (pod string, err error) {
+	t.Helper()
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: e.ca.Pool()},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(e.balancer.String(), "443"))
+		},
+	}}
+	resp, err := client.Get("https://" + host + "/")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return "", err
+	}
+	var id struct{ Pod string }
+	if err := json.Unmarshal(body, &id); err != nil || resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("status %s: %s", resp.Status, body)
+	}
+	return id.Pod, nil
+}
+
+// probes: a pod that fails its readiness probe gets no more requests, and comes
+// back.
+func (e *edge) probes(t *testing.T) {
+	pod, err := e.get(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := func() (int, error) {
+		n := 0
+		for range 30 {
+			got, err := e.get(t)
+			if err != nil {
+				return 0, err
+			}
+			if got == pod {
+				n++
+			}
+		}
+		return n, nil
+	}
+	e.kubectl(t, "", "exec", pod, "--", "touch", "/tmp/unready")
+	e.eventually(t, "no request to the unready pod", func() error {
+		if n, err := seen(); err != nil || n > 0 {
+			return fmt.Errorf("%d of 30, %v", n, err)
+		}
+		return nil
+	})
+	e.kubectl(t, "", "exec", pod, "--", "rm", "/tmp/unready")
+	e.eventually(t, "requests to the pod that is ready again", func() error {
+		if n, err := seen(); err != nil || n == 0 {
+			return fmt.Errorf("none of 30, %v", err)
+		}
+		return nil
+	})
+}
+
+// under runs something while requests are sent, and demands that none is lost.
+func (e *edge) under(t *testing.T, something func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan *load.Result, 1)
+	go func() {
+		done <- load.Run(ctx, load.Options{
+			Addr: net.JoinHostPort(e.balancer.String(), "443"), Host: host, TLS: &tls.Config{RootCAs: e.ca.Pool()},
+			H1: 4, H2: 4, Post: 5, Pace: 15 * time.Millisecond, Timeout: 20 * time.Second,
+		})
+	}()
+	something()
+	cancel()
+	result := <-done
+	t.Log(result)
+	if result.Lost() > 0 || result.Answered == 0 {
+		t.Errorf("requests were lost: %s\n%s", result, e.diagnose(t))
+	}
+}
+
+func (e *edge) backendRollouts(t *testing.T) {
+	e.under(t, func() {
+		for range rounds() {
+			e.kubectl(t, "", "rollout", "restart", "deployment/shop")
+			e.rollout(t, "deployment/shop")
+		}
+	})
+}
+
+func (e *edge) scale(t *testing.T) {
+	e.under(t, func() {
+		for _, n := range []string{"1", "6", "3"} {
+			e.kubectl(t, "", "scale", "deployment/shop", "--replicas="+n)
+			e.rollout(t, "deployment/shop")
+		}
+	})
+}
+
+// changes replaces the certificate and makes and changes Ingresses under load.
+func (e *edge) changes(t *testing.T) {
+	e.under(t, func() {
+		cert := e.rotate(t)
+		e.eventually(t, "the new certificate", func() error {
+			c, err := tls.Dial("tcp", net.JoinHostPort(e.balancer.String(), "443"), &tls.Config{RootCAs: e.ca.Pool(), ServerName: host})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if !c.ConnectionState().PeerCertificates[0].Equal(cert) {
+				return fmt.Errorf("the old certificate is served")
+			}
+			return nil
+		})
+		for i := range 30 * rounds() {
+			e.kubectl(t, "", "create", "ingress", fmt.Sprintf("churn-%d", i), "--class=portico", fmt.Sprintf("--rule=churn-%d.example.test/*=shop:80", i))
+		}
+		e.kubectl(t, "", "annotate", "ingress", "--all", "portico.dev/ssl-redirect=false")
+	})
+	e.kubectl(t, "", "annotate", "ingress", "shop", "portico.dev/ssl-redirect-")
+}
+
+func (e *edge) controllerRollouts(t *testing.T) {
+	e.under(t, func() {
+		for range rounds() {
+			e.kubectl(t, "", "rollout", "restart", "-n", namespace, "deployment/"+full)
+			e.rollout(t, "-n", namespace, "deployment/"+full)
+		}
+	})
+	if got := e.kubectl(t, "", "get", "ingress", "shop"); !strings.Contains(got, e.balancer.String()) {
+		t.Errorf("the status was cleared by a rollout:\n%s", got)
+	}
+}
+
+// apiserverOutage: without an apiserver everything that is known is served.
+func (e *edge) apiserverOutage(t *testing.T) {
+	const apiserver = "kube-apiserver"
+	e.under(t, func() {
+		if err := e.Control().Signal(t.Context(), apiserver, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(outage()) // the length of the outage is what is tested
+		if err := e.Control().Restart(t.Context(), apiserver); err != nil {
+			t.Fatal(err)
+		}
+		e.eventually(t, "the apiserver", func() error {
+			_, err := e.Kubectl(t.Context(), "", "get", "--raw", "/readyz")
+			return err
+		})
+	})
+	// What is written afterwards is served: the watches came back, and so did
+	// the elected replica.
+	e.kubectl(t, "", "create", "ingress", "after", "--class=portico", "--rule=after.example.test/*=shop:80")
+	e.eventually(t, "the status of an Ingress that was made after the outage", func() error {
+		if got := e.kubectl(t, "", "get", "ingress", "after"); !strings.Contains(got, e.balancer.String()) {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
+}
+
+// uninstall upgrades to other values, and then removes what was installed.
+func (e *edge) uninstall(t *testing.T) {
+	e.runHelm(t, append([]string{"upgrade", release, "../../charts/portico", "-n", namespace, "--set", "replicas=3", "--wait"}, values...)...)
+	if got := e.kubectl(t, "", "get", "deployment", "-n", namespace, full, "-o", "jsonpath={.status.readyReplicas}"); got != "3" {
+		t.Errorf("%s replicas are ready after the upgrade", got)
+	}
+	e.runHelm(t, "uninstall", release, "-n", namespace, "--wait")
+	e.eventually(t, "nothing that is left behind", func() error { // pods drain for a while
+		left := e.kubectl(t, "", "get", "all,ingressclasses,clusterroles,clusterrolebindings,roles,rolebindings,pdb", "-A", "-l", "app.kubernetes.io/instance="+release, "-o", "name")
+		if left != "" {
+			return fmt.Errorf("left: %s", left)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,267 @@
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/portico-ingress/portico/test/cluster"
+	"github.com/portico-ingress/portico/test/image"
+	"github.com/portico-ingress/portico/test/testcert"
+)
+
+const (
+	host      = "shop.example.test"
+	namespace = "portico-system"
+	release   = "edge"
+	full      = "edge-portico" // of every object of the release
+	patience  = 3 * time.Minute
+)
+
+// edge is one installed Portico.
+type edge struct {
+	*cluster.Cluster
+	client   kubernetes.Interface
+	helm     string // program
+	balancer netip.Addr
+	ca       *testcert.CA
+	caFile   string
+}
+
+// setUp makes the cluster, the image and the installation.
+func setUp(t *testing.T) *edge {
+	t.Helper()
+	helm := os.Getenv("PORTICO_HELM")
+	if helm == "" {
+		t.Fatal("PORTICO_HELM is not set: run `make e2e`, which builds helm")
+	}
+	dir, err := os.MkdirTemp("", "portico-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	state := filepath.Join(dir, "cluster")
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience) // the test's own is done by now
+		defer cancel()
+		if err := cluster.Down(ctx, state); err != nil {
+			t.Error(err)
+		}
+	})
+	archive := buildImage(t, dir)
+	c, err := cluster.Up(t.Context(), cluster.Options{State: state, Images: []string{archive}, Progress: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := c.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &edge{Cluster: c, client: client, helm: filepath.Join(helm, "helm"), balancer: c.Balancer(1), ca: testcert.New(t), caFile: filepath.Join(dir, "ca.crt")}
+	if err := os.WriteFile(e.caFile, testcert.PEM(e.ca.Cert), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// buildImage makes the image of the portico in this tree.
+func buildImage(t *testing.T, dir string) string {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "portico")
+	if err := (image.Program{Dir: root, Package: "./cmd/portico", LDFlags: "-X main.version=e2e"}).Build(t.Context(), runtime.GOARCH, binary); err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(dir, "portico.tar")
+	f, err := os.Create(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, err = image.Write(f, []string{"portico.test/portico:e2e"}, &image.Image{
+		Architecture: runtime.GOARCH, Uncompressed: true, Entrypoint: []string{"/portico"},
+		Files: []image.File{{Path: "/portico", Source: binary, Mode: 0o755}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return archive
+}
+
+// runHelm runs the real helm against the cluster.
+func (e *edge) runHelm(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), e.helm, args...)
+	home := t.TempDir()
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+e.Kubeconfig(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("helm %s: %v\n%s\n%s", strings.Join(args, " "), err, out, e.diagnose(t))
+	}
+	return string(out)
+}
+
+// values of the installation: the image of this tree, and a short drain, so
+// that a rollout takes seconds.
+var values = []string{
+	"--set", "image.repository=portico.test/portico", "--set", "image.tag=e2e", "--set", "image.pullPolicy=Never",
+	"--set", "service.externalTrafficPolicy=Cluster", "--set", "drain.delay=3", "--set", "drain.timeout=30",
+}
+
+func (e *edge) install(t *testing.T) {
+	t.Helper()
+	e.kubectl(t, "", "create", "namespace", namespace)
+	e.kubectl(t, "", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+	out := e.runHelm(t, append([]string{"install", release, "../../charts/portico", "-n", namespace}, values...)...)
+	if !strings.Contains(out, "rollout status deployment/"+full) {
+		t.Errorf("the notes do not say what to do next:\n%s", out)
+	}
+	e.rollout(t, "-n", namespace, "deployment/"+full)
+	e.assignBalancer(t)
+}
+
+// assignBalancer does what a cloud does: it gives the Service its address.
+func (e *edge) assignBalancer(t *testing.T) {
+	t.Helper()
+	svc, err := e.client.CoreV1().Services(namespace).Get(t.Context(), full, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: e.balancer.String()}}
+	if _, err := e.client.CoreV1().Services(namespace).UpdateStatus(t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sample is the application of a user: a Deployment whose pods end well (they
+// wait for the withdrawal of their endpoint), a Service and an Ingress.
+const sample = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: shop}}
+  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec:
+      terminationGracePeriodSeconds: 30
+      containers:
+      - name: shop
+        image: ` + cluster.TestImage + `
+        imagePullPolicy: Never
+        ports: [{name: web, containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /ready, port: web}, periodSeconds: 1, failureThreshold: 1}
+        lifecycle: {preStop: {exec: {command: [sleep, "3"]}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop}
+spec:
+  ingressClassName: portico
+  tls: [{hosts: [` + host + `], secretName: shop-tls}]
+  rules:
+  - host: ` + host + `
+    http:
+      paths: [{path: /, pathType: Prefix, backend: {service: {name: shop, port: {name: http}}}}]
+`
+
+func (e *edge) deploySample(t *testing.T) {
+	t.Helper()
+	e.rotate(t)
+	e.kubectl(t, sample, "apply", "--validate=strict", "-f", "-")
+	e.rollout(t, "deployment/shop")
+	e.eventually(t, "the address in the status of the Ingress", func() error {
+		if got := e.kubectl(t, "", "get", "ingress", "shop"); !strings.Contains(got, e.balancer.String()) {
+			return fmt.Errorf("kubectl get ingress shows\n%s", got)
+		}
+		return nil
+	})
+}
+
+// rotate makes or replaces the Secret with a new certificate.
+func (e *edge) rotate(t *testing.T) *x509.Certificate {
+	t.Helper()
+	certPEM, keyPEM := e.ca.Leaf(host)
+	secret := map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": map[string]any{"name": "shop-tls"},
+		"stringData": map[string]string{"tls.crt": string(certPEM), "tls.key": string(keyPEM)},
+	}
+	text, err := json.Marshal(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.kubectl(t, string(text), "apply", "-f", "-")
+	return testcert.Parse(t, certPEM)
+}
+
+func (e *edge) kubectl(t *testing.T, stdin string, args ...string) string {
+	t.Helper()
+	out, err := e.Kubectl(t.Context(), stdin, args...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, e.diagnose(t))
+	}
+	return out
+}
+
+func (e *edge) rollout(t *testing.T, args ...string) {
+	t.Helper()
+	e.kubectl(t, "", append([]string{"rollout", "status", "--timeout", patience.String()}, args...)...)
+}
+
+// diagnose is what one would look at first.
+func (e *edge) diagnose(t *testing.T) string {
+	var b strings.Builder
+	for _, args := range [][]string{
+		{"get", "pods", "-A", "-o", "wide"}, {"get", "events", "-A", "--sort-by=.lastTimestamp"},
+		{"logs", "-n", namespace, "deployment/" + full, "--tail=40"},
+	} {
+		out, err := e.Kubectl(t.Context(), "", args...)
+		fmt.Fprintf(&b, "--- kubectl %s (%v)\n%s\n", strings.Join(args, " "), err, out)
+	}
+	return b.String()
+}
+
+// eventually waits for a condition.
+func (e *edge) eventually(t *testing.T, what string, try func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("waited for %s: %v\n%s", what, err, e.diagnose(t))
+		}
+	}
+}

@@ -213,8 +213,8 @@ func TestFollow(t *testing.T) {
 	f.served("shop.localhost", "127.0.0.1:9002")
 
 	f.until("the pool of the removed Ingress is forgotten", func() bool {
-		for _, k := range f.registry.Keys() {
-			if k.Service == "api" {
+		for _, p := range f.registry.Pools() {
+			if p.Key().Service == "api" {
 				return false
 			}
 		}

@@ -113,8 +113,7 @@ func (c *stateCollector) table(gauge gaugeFunc) {
 func (c *stateCollector) endpoints(gauge gaugeFunc) {
 	states := map[string]int{stateReady: 0, stateTerminating: 0, stateUnready: 0}
 	pools := map[bool]int{}
-	for _, key := range c.sources.Registry.Keys() {
-		pool := c.sources.Registry.Pool(key)
+	for _, pool := range c.sources.Registry.Pools() {
 		for _, e := range pool.State().Endpoints {
 			states[endpointState(e)]++
 		}

@@ -3,8 +3,10 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -141,15 +143,12 @@ func (r *Registry) Retain(keep map[Key]struct{}) {
 	}
 }
 
-// Keys returns the names of all pools, in no order.
-func (r *Registry) Keys() []Key {
+// Pools returns all pools, in no order. Unlike Pool it makes none, so it is for
+// those who only look.
+func (r *Registry) Pools() []*Pool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	keys := make([]Key, 0, len(r.pools))
-	for k := range r.pools {
-		keys = append(keys, k)
-	}
-	return keys
+	return slices.Collect(maps.Values(r.pools))
 }
 
 // Close closes unused connections, and every other one when its request ends.

@@ -655,8 +655,8 @@ func TestRetain(t *testing.T) {
 	r.Set(other, ready(srv.Addr))
 	held := r.Pool(other)
 	r.Retain(map[Key]struct{}{web: {}})
-	if keys := r.Keys(); len(keys) != 1 || keys[0] != web {
-		t.Errorf("kept %v", keys)
+	if pools := r.Pools(); len(pools) != 1 || pools[0].Key() != web {
+		t.Errorf("kept %v", pools)
 	}
 	if _, err := get(t, held, simple()); err != nil {
 		t.Errorf("a pool that is still held: %v", err)

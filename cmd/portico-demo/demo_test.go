@@ -33,6 +33,13 @@ func start(t *testing.T, h http.Handler) *httptest.Server {
 	return s
 }
 
+// TestArguments: who asks for help gets words, not servers.
+func TestArguments(t *testing.T) {
+	if err := run(t.Context(), []string{"--help"}); err == nil || !strings.Contains(err.Error(), "takes no arguments") {
+		t.Errorf("--help: %v", err)
+	}
+}
+
 func TestPages(t *testing.T) {
 	shop, live := start(t, newShop("shop-9")), start(t, newLive("live-9"))
 	for url, want := range map[string]string{

@@ -32,14 +32,17 @@ var backends = []struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "portico-demo:", err)
 		os.Exit(1)
 	}
 }
 
 // run serves until ctx is done, or until a backend cannot be served.
-func run(ctx context.Context) error {
+func run(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		return errors.New("takes no arguments: it serves the backends of config/samples on 127.0.0.1:9201 to 9204 until it is stopped")
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, b := range backends {
 		listener, err := net.Listen("tcp", b.addr)

@@ -58,10 +58,15 @@ func (d Decision) Verdict(r *view.Request) Verdict {
 // must list it.
 func (d Decision) misdirected(r *view.Request) bool {
 	t := r.Conn.TLS
-	if t == nil || r.Host == "" || t.ServerName == "" || r.Host == t.ServerName {
+	switch {
+	case t == nil || r.Host == t.ServerName:
+		return false
+	case d.TLSPolicy != t.Policy:
+		return true // also without SNI: a policy is not to be had by saying less
+	case r.Host == "" || t.ServerName == "":
 		return false
 	}
-	return d.TLSPolicy != t.Policy || r.Proto == "HTTP/2.0" && !t.Covers(r.Host)
+	return r.Proto == "HTTP/2.0" && !t.Covers(r.Host)
 }
 
 func (d Decision) redirects(r *view.Request) bool {

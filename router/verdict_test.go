@@ -41,6 +41,7 @@ func TestVerdict(t *testing.T) {
 		"differs, uncovered, h1":  {Decision{Route: route(policy.Policy{})}, req(over("a", "a", ""), "https", "b", "/", h1), Forward},
 		"differs in policy, h1":   {Decision{Route: route(policy.Policy{}), TLSPolicy: "mtls"}, req(over("a", "b", ""), "https", "b", "/", h1), Misdirected},
 		"differs in policy, 404":  {Decision{TLSPolicy: "mtls"}, req(over("a", "b", ""), "https", "b", "/", h1), Misdirected},
+		"no SNI, other policy":    {Decision{Route: route(policy.Policy{}), TLSPolicy: "mtls"}, req(over("", "b", ""), "https", "b", "/", h1), Misdirected},
 		"same host, other policy": {Decision{Route: route(policy.Policy{}), TLSPolicy: "mtls"}, req(over("b", "b", ""), "https", "b", "/", h1), Forward},
 	} {
 		if got := tc.d.Verdict(tc.r); got != tc.want {

@@ -31,6 +31,7 @@ type explainFlags struct {
 	method     string
 	headers    []string
 	from       string
+	trusted    []string
 	output     string
 	localCA    bool
 	routing    routingFlags
@@ -48,7 +49,7 @@ cluster (--kubeconfig, or the current context if neither is given).
 
 Exit code: 0 if the request is routed to a ready endpoint, 1 if it is not, 2 if
 the input is wrong.`,
-		Example: "  portico explain https://shop.localhost:8443/api/orders -f config/samples\n  portico explain http://shop.example.com/ -H 'X-Forwarded-For: 192.0.2.7' -X POST",
+		Example: "  portico explain https://shop.localhost:8443/api/orders -f config/samples\n  portico explain http://shop.example.com/ -X POST --from 10.1.2.3 --trusted-proxies 10.0.0.0/8 -H 'X-Forwarded-Proto: https'",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return fmt.Errorf("explain takes one URL, got %d; see portico explain --help", len(args))
@@ -64,8 +65,9 @@ the input is wrong.`,
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", kubeconfigUsage)
 	fs.StringSliceVar(&f.namespaces, "namespaces", nil, "namespaces to look at (default: all)")
 	fs.StringVarP(&f.method, "request", "X", "GET", "method of the request")
-	fs.StringArrayVarP(&f.headers, "header", "H", nil, `header field of the request, "Name: value"; repeatable; Host replaces the URL's host`)
-	fs.StringVar(&f.from, "from", "", "address of the client (default: 192.0.2.1)")
+	fs.StringArrayVarP(&f.headers, "header", "H", nil, `header field of the request, "Name: value"; repeatable; Host replaces the URL's host, X-Forwarded-* count with --trusted-proxies`)
+	fs.StringVar(&f.from, "from", "", "address that the connection comes from (default: 192.0.2.1)")
+	fs.StringSliceVar(&f.trusted, "trusted-proxies", nil, "addresses or CIDRs of proxies in front whose X-Forwarded-* fields are believed")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
 	fs.BoolVar(&f.localCA, "local-ca", true, "with -f: hosts below localhost whose Secret is missing have a certificate of the local CA")
 	f.routing.register(fs)
@@ -80,6 +82,9 @@ func (f *explainFlags) run(ctx context.Context, url string, stdin io.Reader, std
 		if in.From, err = netip.ParseAddr(f.from); err != nil {
 			errs = append(errs, flagError("from", fmt.Errorf("%q is not an address", f.from)))
 		}
+	}
+	if in.Trust, err = parsePrefixes(f.trusted); err != nil {
+		errs = append(errs, flagError("trusted-proxies", err))
 	}
 	if f.output != "text" && f.output != "json" {
 		errs = append(errs, flagError("output", fmt.Errorf("%q is neither text nor json", f.output)))

@@ -168,7 +168,7 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 
 // options are the parsed proxyFlags.
 type proxyOptions struct {
-	trusted           []netip.Prefix
+	trusted           view.Trust
 	proxyProtocolFrom []netip.Prefix
 	redirectPort      int // 0: the port of the HTTPS socket
 }
@@ -237,8 +237,8 @@ func listenPort(ln net.Listener) int { return portOf(ln.Addr().String()) }
 
 // parsePrefixes reads CIDRs and single addresses. IPv4 in IPv6 counts as IPv4,
 // as it does for clients.
-func parsePrefixes(list []string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
+func parsePrefixes(list []string) (view.Trust, error) {
+	var out view.Trust
 	for _, s := range list {
 		s = strings.TrimSpace(s)
 		if addr, err := netip.ParseAddr(s); err == nil {

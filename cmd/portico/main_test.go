@@ -47,7 +47,7 @@ func TestExitCodes(t *testing.T) {
 		"redirected":      {[]string{"explain", "http://shop.localhost/", "-f", samples}, 1, "=> 308"},
 		"json":            {[]string{"explain", "https://shop.localhost/", "-f", samples, "-o", "json"}, 0, `"routed": true`},
 		"bad URL":         {[]string{"explain", "ftp://x/", "-f", samples}, 2, "scheme"},
-		"bad path":        {[]string{"explain", "http://x/..%2f", "-f", samples}, 2, "400"},
+		"refused path":    {[]string{"explain", "http://x/..%2f", "-f", samples}, 1, "=> 400"},
 		"no folder":       {[]string{"explain", "http://x/", "-f", "/does/not/exist"}, 2, "/does/not/exist"},
 		"broken manifest": {[]string{"explain", "http://x/", "-f", broken}, 2, "broken.yaml:4"},
 		"two sources":     {[]string{"explain", "http://x/", "-f", samples, "--kubeconfig", "x"}, 2, "either"},

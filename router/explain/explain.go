@@ -20,7 +20,9 @@ type Source struct {
 
 // Report is the explanation of one request.
 type Report struct {
-	Request     *view.Request
+	Request *view.Request
+	// Matched tells that the request got as far as the table.
+	Matched     bool
 	Explanation router.Explanation
 	Verdict     router.Verdict
 	// Status is what the proxy itself would answer; 0 if a backend answers.
@@ -50,17 +52,22 @@ func (r *Report) Routed() bool { return r.Status == 0 }
 
 // Explain explains one request. The error says what is wrong with the input.
 func Explain(src Source, in Input) (*Report, error) {
-	req, serverName, err := in.request()
+	req, err := in.request()
 	if err != nil {
 		return nil, err
 	}
-	rep := &Report{Request: req}
+	rep := &Report{Request: req.Request}
 	if req.Scheme == "https" {
-		rep.certificate(src, serverName)
+		rep.certificate(src, req.serverName)
 	}
-	rep.Explanation = src.Table.Explain(req)
+	in.Trust.Identify(rep.Request)
+	if rep.Status, rep.Answer = refused(req); rep.Status != 0 {
+		return rep, nil
+	}
+	rep.Matched = true
+	rep.Explanation = src.Table.Explain(rep.Request)
 	d := rep.Explanation.Decision
-	rep.Verdict = d.Verdict(req)
+	rep.Verdict = d.Verdict(rep.Request)
 	if d.Route != nil {
 		if rep.Pool = src.State(upstream.Key(d.Route.Backend)); rep.Pool == nil {
 			rep.Pool = &upstream.State{Reason: "nothing is known of " + d.Route.Backend.String()}
@@ -68,6 +75,20 @@ func Explain(src Source, in Input) (*Report, error) {
 	}
 	rep.Status, rep.Answer = rep.answer()
 	return rep, nil
+}
+
+// refused says what the engine answers to a request that it does not even
+// match; 0 if it does.
+func refused(r *parsed) (status int, text string) {
+	switch {
+	case r.refusal != "":
+		return 400, "refused: " + r.refusal
+	case router.RefusesMethod(r.Method):
+		return 405, "refused: " + r.Method + " is not served"
+	case router.RefusesUpgrade(r.Fields):
+		return 400, "refused: an upgrade to h2c is not served"
+	}
+	return 0, ""
 }
 
 func (rep *Report) certificate(src Source, serverName string) {
@@ -98,12 +119,6 @@ func (rep *Report) certificate(src Source, serverName string) {
 // verdict.
 func (rep *Report) answer() (status int, text string) {
 	d := rep.Explanation.Decision
-	switch {
-	case router.RefusesMethod(rep.Request.Method):
-		return 405, "refused: " + rep.Request.Method + " is not served"
-	case router.RefusesUpgrade(rep.Request.Fields):
-		return 400, "refused: an upgrade to h2c is not served"
-	}
 	switch rep.Verdict {
 	case router.Misdirected:
 		return 421, "refused: the connection was made for another host"

@@ -10,6 +10,7 @@ import (
 	"github.com/portico-ingress/portico/router/diag"
 	"github.com/portico-ingress/portico/router/policy"
 	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/test/testcert"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
@@ -71,10 +72,12 @@ func TestExplain(t *testing.T) {
 		"no route":            {Input{URL: "http://other.example/"}, 404, []string{"no Ingress names it", "=> 404"}},
 		"other host by header": {Input{URL: "https://shop.example/", Headers: []string{"Host: guarded.example"}}, 503,
 			[]string{"Certificate (SNI shop.example)", "-> guarded.example", "not enforced"}},
-		"client":   {Input{URL: "http://other.example/", From: netip.MustParseAddr("::ffff:198.51.100.7")}, 404, []string{"from 198.51.100.7"}},
-		"CONNECT":  {Input{URL: "https://shop.example/", Method: "CONNECT"}, 405, []string{"=> 405", "CONNECT"}},
-		"h2c":      {Input{URL: "https://shop.example/", Headers: []string{"Upgrade: websocket, H2C"}}, 400, []string{"=> 400", "h2c"}},
-		"no match": {Input{URL: "http://guarded.example/", Method: "POST"}, 503, []string{"POST http://guarded.example/", "refused"}},
+		"client":    {Input{URL: "http://other.example/", From: netip.MustParseAddr("::ffff:198.51.100.7")}, 404, []string{"from 198.51.100.7"}},
+		"CONNECT":   {Input{URL: "https://shop.example/", Method: "CONNECT"}, 405, []string{"=> 405", "CONNECT"}},
+		"traversal": {Input{URL: "https://shop.example/a/..%2fb"}, 400, []string{"=> 400: refused: path contains"}},
+		"bad Host":  {Input{URL: "https://shop.example/", Headers: []string{"Host: a/b"}}, 400, []string{"=> 400: refused: host is not a valid name"}},
+		"h2c":       {Input{URL: "https://shop.example/", Headers: []string{"Upgrade: websocket, H2C"}}, 400, []string{"=> 400", "h2c"}},
+		"no match":  {Input{URL: "http://guarded.example/", Method: "POST"}, 503, []string{"POST http://guarded.example/", "refused"}},
 	} {
 		rep, err := Explain(src, tc.in)
 		if err != nil {
@@ -102,11 +105,26 @@ func TestExplain(t *testing.T) {
 func TestExplainRefusesInput(t *testing.T) {
 	src := source(t)
 	for _, in := range []Input{
-		{URL: ""}, {URL: "ftp://a/"}, {URL: "http:///x"}, {URL: "http://a b/"}, {URL: "http://a/%zz"}, {URL: "http://a/..%2fb"},
-		{URL: "http://a/", Headers: []string{"nonsense"}}, {URL: "http://a/", Headers: []string{"Host: a/b"}}, {URL: "http://a/", Method: "G T"},
+		{URL: ""}, {URL: "ftp://a/"}, {URL: "http:///x"}, {URL: "http://a b/"},
+		{URL: "http://a/", Headers: []string{"nonsense"}}, {URL: "http://a/", Method: "G T"},
 	} {
 		if _, err := Explain(src, in); err == nil {
 			t.Errorf("%+v was accepted", in)
 		}
+	}
+}
+
+// TestExplainTrustsProxies: behind a proxy that says https, nothing is
+// redirected.
+func TestExplainTrustsProxies(t *testing.T) {
+	in := Input{URL: "http://shop.example/", From: netip.MustParseAddr("10.0.0.1"), Headers: []string{"X-Forwarded-Proto: https", "X-Forwarded-For: 198.51.100.9"}}
+	rep, err := Explain(source(t), in)
+	if err != nil || rep.Status != 308 || rep.Request.Client.String() != "10.0.0.1" {
+		t.Errorf("untrusted: %+v, %v", rep, err)
+	}
+	in.Trust = view.Trust{netip.MustParsePrefix("10.0.0.0/8")}
+	rep, err = Explain(source(t), in)
+	if err != nil || !rep.Routed() || rep.Request.Client.String() != "198.51.100.9" {
+		t.Errorf("trusted: %+v, %v", rep, err)
 	}
 }

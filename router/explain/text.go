@@ -17,9 +17,11 @@ func (rep *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	r, d := rep.Request, rep.Explanation.Decision
 	fmt.Fprintf(&b, "%s %s://%s%s from %s\n", r.Method, r.Scheme, cmp.Or(r.Host, "(no host)"), r.Target(), r.Client)
-	rep.writeHosts(&b)
-	rep.writePaths(&b)
-	rep.writeBackend(&b, d.Route)
+	if rep.Matched {
+		rep.writeHosts(&b)
+		rep.writePaths(&b)
+		rep.writeBackend(&b, d.Route)
+	}
 	rep.writeCertificate(&b)
 	b.WriteString("\n=> ")
 	if rep.Status != 0 {

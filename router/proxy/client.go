@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
-	"net/netip"
 	"strings"
 
 	"github.com/portico-ingress/portico/router/view"
@@ -14,70 +13,14 @@ import (
 // identify settles who the client is, the scheme it used and the request's id.
 func (e *Engine) identify(x *exchange) {
 	r := &x.req
-	x.trusted = e.trusts(r.Conn.Peer.Addr())
-	r.Client = r.Conn.Peer.Addr().Unmap()
-	r.Scheme = "http"
-	if r.Conn.TLS != nil {
-		r.Scheme = "https"
-	}
+	x.trusted = e.opts.TrustedProxies.Identify(r)
 	r.ID = ""
-	if x.trusted {
-		r.Client = e.clientAddr(r)
-		switch said := first(r.Fields, "X-Forwarded-Proto"); {
-		case strings.EqualFold(said, "https"):
-			r.Scheme = "https"
-		case strings.EqualFold(said, "http"):
-			r.Scheme = "http"
-		}
-		if id := r.Fields.Get("X-Request-ID"); len(id) <= 128 && wire.ValidName(id) {
-			r.ID = id
-		}
+	if id := r.Fields.Get("X-Request-ID"); x.trusted && len(id) <= 128 && wire.ValidName(id) {
+		r.ID = id
 	}
 	if r.ID == "" {
 		r.ID = newID()
 	}
-}
-
-func (e *Engine) trusts(a netip.Addr) bool {
-	a = a.Unmap()
-	for _, p := range e.opts.TrustedProxies {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-// clientAddr walks X-Forwarded-For from its end, where the nearest proxy wrote,
-// to the first address that is not trusted. What is left of that, or of
-// something that is not an address, is hearsay.
-func (e *Engine) clientAddr(r *view.Request) netip.Addr {
-	var said []string
-	for s := range r.Fields.Tokens("X-Forwarded-For") {
-		said = append(said, s)
-	}
-	client := r.Conn.Peer.Addr().Unmap()
-	for i := len(said) - 1; i >= 0; i-- {
-		a, ok := parseClient(said[i])
-		if !ok {
-			break
-		}
-		client = a
-		if !e.trusts(a) {
-			break
-		}
-	}
-	return client
-}
-
-// parseClient reads an address with or without a port.
-func parseClient(s string) (netip.Addr, bool) {
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().Unmap(), true
-	}
-	s = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
-	a, err := netip.ParseAddr(s)
-	return a.Unmap(), err == nil
 }
 
 // introduce returns the fields to forward: the cleaned ones, and what we say of

@@ -11,7 +11,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -50,7 +49,7 @@ type Options struct {
 	Log      logr.Logger
 	// TrustedProxies are the peers whose X-Forwarded-* and Forwarded fields
 	// and X-Request-ID are believed.
-	TrustedProxies []netip.Prefix
+	TrustedProxies view.Trust
 	// AllowUnderscores forwards fields with "_" in their name. Default: they
 	// are dropped, since many backends read X_Real_IP as X-Real-IP.
 	AllowUnderscores bool

@@ -242,6 +242,9 @@ func (c *Controller) setPools(ctx context.Context, service types.NamespacedName,
 		state, problems := translate.Pool(c.opts.Translate, k, svc, slices)
 		last := c.opts.Registry.Pool(k).State()
 		c.opts.Registry.Set(k, state)
+		if b := c.opts.DefaultBackend; b != nil && k == upstream.Key(*b) {
+			problems = append(problems, translate.DefaultBackendProblems(k, state)...)
+		}
 		c.opts.Publisher.SetProblems(poolSource(k), problems)
 		if last.Misconfigured != state.Misconfigured || state.Misconfigured && last.Reason != state.Reason {
 			for ing := range c.refs.users[k] {

@@ -21,7 +21,7 @@ const (
 func Decode(r io.Reader, name string) (*Set, []Fault) {
 	c := newCollector()
 	c.file(r, name)
-	return c.set, c.faults
+	return c.done()
 }
 
 // collector gathers objects and faults file by file. Used by one goroutine.
@@ -29,10 +29,10 @@ type collector struct {
 	set     *Set
 	faults  []Fault
 	structs map[reflect.Type]structFields
+	old     oldForms
 	// The following belong to the file that is being read.
 	name      string
 	documents int
-	old       oldForms
 }
 
 func newCollector() *collector {
@@ -45,10 +45,16 @@ func newCollector() *collector {
 	}
 }
 
+// done returns what was gathered.
+func (c *collector) done() (*Set, []Fault) {
+	c.old.tell(c.set)
+	return c.set, c.faults
+}
+
 // file reads one file into the set.
 func (c *collector) file(r io.Reader, name string) {
 	first := len(c.faults)
-	c.name, c.documents, c.old = name, 0, oldForms{}
+	c.name, c.documents = name, 0
 	c.set.Files = append(c.set.Files, name)
 	text, err := io.ReadAll(io.LimitReader(r, maxFileBytes+1))
 	if err != nil {
@@ -71,7 +77,6 @@ func (c *collector) file(r io.Reader, name string) {
 				Remedy: "check indentation, colons and quotes here and in the line above"})
 		}
 	}
-	c.old.tell(c.set)
 	slices.SortStableFunc(c.faults[first:], func(a, b Fault) int { return a.Line - b.Line })
 }
 

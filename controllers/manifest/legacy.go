@@ -14,8 +14,8 @@ import (
 	"github.com/portico-ingress/portico/router/diag"
 )
 
-// oldForms remembers the Ingresses of one file that are in a version which
-// clusters no longer serve, for one notice per file.
+// oldForms remembers the Ingresses that are in a version which clusters no
+// longer serve, for one notice.
 type oldForms struct {
 	first *object
 	form  *networkingv1.Ingress // of first
@@ -39,7 +39,7 @@ func (f *oldForms) tell(s *Set) {
 	}
 	others := ""
 	if f.count > 1 {
-		others = fmt.Sprintf(" (as %d more in this file)", f.count-1)
+		others = fmt.Sprintf(" (and %d more are old too; portico convert prints them all)", f.count-1)
 	}
 	s.Notices = append(s.Notices, Notice{
 		File: f.first.name, Line: f.first.place.line("apiVersion"), Object: f.first.ref,

@@ -41,7 +41,7 @@ func LoadFrom(stdin io.Reader, paths ...string) (*Set, []Fault) {
 			c.open(name)
 		}
 	}
-	return c.set, c.faults
+	return c.done()
 }
 
 // Files yields the names of the files that Load reads for a path: the path

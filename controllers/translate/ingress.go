@@ -125,7 +125,7 @@ func (t *ingressTranslator) path(p *networkingv1.HTTPIngressPath, field string) 
 	if text == "" && typ == networkingv1.PathTypeImplementationSpecific {
 		text = "/"
 	}
-	canonical, err := view.CanonicalPath(text)
+	canonical, err := view.CanonicalPath(encodePath(text))
 	if err != nil {
 		t.report(field+".path", ReasonInvalidPath, fmt.Sprintf("path %q is not served: %v", p.Path, err), `Write an absolute path such as "/shop"`)
 		return router.Path{}, false
@@ -142,6 +142,19 @@ func (t *ingressTranslator) path(p *networkingv1.HTTPIngressPath, field string) 
 		return router.Path{}, false
 	}
 	return out, true
+}
+
+// encodePath percent-encodes what is not ASCII, as every client does.
+func encodePath(path string) string {
+	var b strings.Builder
+	for i := range len(path) {
+		if c := path[i]; c < 0x80 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }
 
 // warnRegex reports paths that were written as regular expressions for

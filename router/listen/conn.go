@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
@@ -14,8 +15,14 @@ import (
 )
 
 // serve makes the connection ready (PROXY header, TLS) and hands it over. What
-// fails on the way is the client's business and only logged when asked for.
+// fails on the way is the client's business and only logged when asked for. A
+// panic costs one connection.
 func (s *Server) serve(ctx context.Context, conn net.Conn, t *TLS) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.opts.Log.Error(nil, "panic while accepting a connection", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
 	info := &view.Conn{Peer: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
 	conn, err := s.proxyHeader(conn, info)
 	if err != nil {

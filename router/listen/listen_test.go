@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -201,6 +202,26 @@ func TestHandshakeTimeout(t *testing.T) {
 	fmt.Fprint(c, "\x16\x03\x01")
 	if _, err := r.ReadByte(); err == nil {
 		t.Error("the server answered half a ClientHello")
+	}
+}
+
+// TestPanicCostsOneConnection: a handshake that panics ends its connection, and
+// the next one is served.
+func TestPanicCostsOneConnection(t *testing.T) {
+	first := true
+	s := start(t, Options{Listeners: []Listener{{Socket: socket(t), TLS: &TLS{Config: &tls.Config{
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			if first {
+				first = false
+				panic("a bug")
+			}
+			return nil, errors.New("refused")
+		},
+	}}}}})
+	for _, want := range []string{"EOF", "internal error"} {
+		if _, err := tls.Dial("tcp", s.addr(), &tls.Config{InsecureSkipVerify: true}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

@@ -101,7 +101,7 @@ separated by commas.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newServe(), newController(), newExplain(), newConvert(), newVersion())
+	root.AddCommand(newServe(), newController(), newExplain(), newConvert(), newClearStatus(), newVersion())
 	for _, cmd := range root.Commands() {
 		describeEnv(cmd.Flags())
 		cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

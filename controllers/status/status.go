@@ -153,11 +153,14 @@ func (w *writer) ours(ctx context.Context, ing *networkingv1.Ingress) (bool, err
 	return ours && (w.foreign || !classes.Foreign(ing)), nil
 }
 
-// wrote reports whether the addresses in the status are still ours: whoever
+// wrote reports whether the addresses in the status are still ours.
+func (w *writer) wrote(ing *networkingv1.Ingress) bool { return wrote(ing, w.manager) }
+
+// wrote reports whether a manager wrote the addresses in the status: whoever
 // writes other addresses takes over the ownership of the field.
-func (w *writer) wrote(ing *networkingv1.Ingress) bool {
+func wrote(ing *networkingv1.Ingress, manager string) bool {
 	return slices.ContainsFunc(ing.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		return e.Manager == w.manager && e.Subresource == "status" &&
+		return e.Manager == manager && e.Subresource == "status" &&
 			e.FieldsV1 != nil && strings.Contains(e.FieldsV1.GetRawString(), `"f:loadBalancer"`)
 	})
 }

@@ -187,7 +187,7 @@ func namespace(t *testing.T, c client.Client, name, enforce string) {
 func podTemplate(t *testing.T, text string) corev1.PodTemplateSpec {
 	t.Helper()
 	for _, u := range objects(t, text) {
-		switch u.GetKind() {
+		switch u.GetKind() { // the Job of the uninstall is tested by the uninstall
 		case "Deployment":
 			return as[appsv1.Deployment](t, u).Spec.Template
 		case "DaemonSet":

@@ -61,6 +61,27 @@ func TestStatusFromAddresses(t *testing.T) {
 	}
 }
 
+// Clear, run when the instance is gone, removes what it wrote and nothing else.
+func TestClear(t *testing.T) {
+	c := newCluster(t)
+	ours := c.ingress("ours", rule("ours.example", prefix, "/", "one"))
+	theirs := c.ingress("theirs", rule("theirs.example", prefix, "/", "one"))
+	in := c.start(fixed("192.0.2.7"))
+	c.waitAddresses(ours, "192.0.2.7")
+	c.waitAddresses(theirs, "192.0.2.7")
+	in.stop()
+	c.writeStatus(theirs, "198.51.100.1")
+	for _, want := range []int{1, 0} {
+		n, err := status.Clear(t.Context(), c.Client, []string{c.controller}, []string{c.namespace})
+		if err != nil || n != want {
+			t.Errorf("cleared %d, %v; want %d", n, err, want)
+		}
+	}
+	if c.addresses(ours) != "" || c.addresses(theirs) != "198.51.100.1" {
+		t.Errorf("ours shows %q, theirs %q", c.addresses(ours), c.addresses(theirs))
+	}
+}
+
 // The status of an Ingress that leaves our class is cleared, even if it left
 // while nobody ran.
 func TestStatusClearedOnLeaving(t *testing.T) {

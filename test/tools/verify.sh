@@ -28,11 +28,14 @@ generated() {
 	fresh=$(mktemp -d)
 	trap 'rm -rf "$fresh"' RETURN
 	"$dev/controller-gen" rbac:roleName=portico paths=./controllers/... "output:rbac:dir=$fresh" &&
-		diff -u config/rbac/role.yaml "$fresh/role.yaml"
+		diff -u config/rbac/role.yaml "$fresh/role.yaml" &&
+		"$helm/helm" template portico charts/portico -n portico-system --no-hooks >"$fresh/portico.yaml" &&
+		diff -u config/install/portico.yaml "$fresh/portico.yaml"
 }
 scripts() { git ls-files -z '*.sh' '.ci/run' | xargs -0rn1 bash -n; }
 
 dev=$(test/tools/assets.sh dev) || exit 1
+helm=$(test/tools/assets.sh helm) || exit 1
 
 check "gofmt" "run gofmt -s -w on these files" format
 check "go vet" "see below" go vet ./...

@@ -32,9 +32,11 @@ test: ## run every test, with the race detector, against a real etcd and kube-ap
 verify: ## check format, vet, staticcheck, layering, go.mod and generated files
 	@test/tools/verify.sh
 
-generate: ## write the generated files: config/rbac/role.yaml
+generate: ## write the generated files: config/rbac/role.yaml and config/install/portico.yaml
 	@dev=$$(test/tools/assets.sh dev); \
 	"$$dev/controller-gen" rbac:roleName=portico paths=./controllers/... output:rbac:dir=config/rbac
+	@helm=$$(test/tools/assets.sh helm); \
+	"$$helm/helm" template portico charts/portico -n portico-system --no-hooks > config/install/portico.yaml
 
 bench: ## run the benchmarks: the data path, and 10, 1,000 and 10,000 Ingresses
 	$(GO) test -run '^$$' -bench . -benchmem ./router/... ./controllers/... ./tls/... ./test/bench
@@ -54,5 +56,23 @@ images: ## build the container image as an OCI archive in bin/images, without a 
 
 clean: ## remove bin/; the cache of built tools stays
 	rm -rf bin
+
+cluster-up: ## start a two-node cluster on this computer (root); PROXY=none leaves kube-proxy out
+	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster
+	@bin/cluster up $(if $(STATE),--state $(STATE)) $(if $(PROXY),--proxy $(PROXY))
+
+cluster-shell: ## a shell with kubectl for that cluster; ON=node1 is one in its first node
+	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster
+	@bin/cluster shell $(if $(STATE),--state $(STATE)) $(ON)
+
+cluster-down: ## end that cluster, also after a crash, and leave nothing behind
+	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster
+	@bin/cluster down $(if $(STATE),--state $(STATE))
+
+e2e: ## run the tests that need a real cluster, one after another (root)
+	@PORTICO_HELM=$$(test/tools/assets.sh helm)/helm; export PORTICO_HELM; \
+	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m ./test/cluster/... ./test/e2e/...
+
+.PHONY: cluster-up cluster-shell cluster-down e2e
 
 .PHONY: help build run quickstart test verify generate bench scale tools full images clean

@@ -32,7 +32,7 @@ var tools = map[string]struct {
 	"exists": {"FILE: succeeds if there is one", exists},
 	"get":    {"URL: prints what an HTTP server answers with 2xx", get},
 	"lookup": {"NAME: prints its addresses", lookup},
-	"serve":  {"ADDRESS: an HTTP server that says who it is; see serve.go", serve},
+	"serve":  {"ADDRESS [abrupt]: an HTTP server that says who it is; see serve.go", serve},
 }
 
 func main() {

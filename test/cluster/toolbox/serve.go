@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/websocket"
 )
 
 // unready makes the server fail its readiness probe while it exists:
@@ -16,7 +20,7 @@ import (
 //	kubectl exec POD -- touch /tmp/unready
 const unready = "/tmp/unready"
 
-// identity is what the server answers every other path with.
+// identity is what the server answers most paths with.
 type identity struct {
 	Pod    string `json:"pod"`    // the host name
 	Client string `json:"client"` // the address that the server sees
@@ -24,17 +28,26 @@ type identity struct {
 	Path   string `json:"path"`
 }
 
-// serve serves until SIGTERM, and then finishes the requests in flight.
+// serve serves until SIGTERM, and then finishes the requests in flight. With
+// "abrupt" as second argument it exits at once, as programs do that nobody
+// taught to end.
 func serve(args []string) error {
+	abrupt := len(args) == 2 && args[1] == "abrupt"
+	if len(args) != 1 && !abrupt {
+		return errors.New("usage: serve ADDRESS [abrupt]")
+	}
 	pod, err := os.Hostname()
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Addr: only(args), Handler: handler(pod, unready), ReadHeaderTimeout: patience}
+	server := &http.Server{Addr: args[0], Handler: handler(pod, unready, os.Stdout), ReadHeaderTimeout: patience}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	done := make(chan error, 1)
 	context.AfterFunc(ctx, func() {
+		if abrupt {
+			os.Exit(0)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		done <- server.Shutdown(ctx)
@@ -45,15 +58,25 @@ func serve(args []string) error {
 	return <-done
 }
 
-// handler answers /ready with 503 while the file exists.
-func handler(pod, unready string) http.Handler {
+// handler answers /ready with 503 while the file exists, and is a WebSocket at
+// /echo that sends back what it gets. Whatever is POSTed is a line of its log,
+// so that a test can see what came twice.
+func handler(pod, unready string, log io.Writer) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
 		if _, err := os.Stat(unready); err == nil {
 			http.Error(w, unready+" exists", http.StatusServiceUnavailable)
 		}
 	})
+	mux.Handle("/echo", websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return // nobody waits for an answer
+			}
+			fmt.Fprintf(log, "POST %q\n", body)
+		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(identity{pod, r.RemoteAddr, r.Host, r.URL.Path})
 	})

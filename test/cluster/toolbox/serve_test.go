@@ -1,16 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/net/websocket"
 )
 
 func TestHandler(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "unready")
-	h := handler("pod-1", file)
+	h := handler("pod-1", file, io.Discard)
 	ask := func(path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -32,6 +37,49 @@ func TestHandler(t *testing.T) {
 		_ = step.do([]string{file})
 		if got := ask("/ready").Code; got != step.want {
 			t.Errorf("/ready answers %d, want %d", got, step.want)
+		}
+	}
+}
+
+// What is POSTed, and nothing else, is logged.
+func TestRecord(t *testing.T) {
+	var log bytes.Buffer
+	h := handler("pod-1", "", &log)
+	for _, r := range []*http.Request{
+		httptest.NewRequest("POST", "/", strings.NewReader("order 1")),
+		httptest.NewRequest("GET", "/", nil),
+		httptest.NewRequest("POST", "/", strings.NewReader("order 1")),
+	} {
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	if want := "POST \"order 1\"\nPOST \"order 1\"\n"; log.String() != want {
+		t.Errorf("logged %q, want %q", log.String(), want)
+	}
+}
+
+func TestEcho(t *testing.T) {
+	s := httptest.NewServer(handler("pod-1", "", io.Discard))
+	defer s.Close()
+	c, err := websocket.Dial("ws"+strings.TrimPrefix(s.URL, "http")+"/echo", "", s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, want := range []string{"one", "two"} {
+		var got string
+		if err := websocket.Message.Send(c, want); err != nil {
+			t.Fatal(err)
+		}
+		if err := websocket.Message.Receive(c, &got); err != nil || got != want {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+}
+
+func TestServeUsage(t *testing.T) {
+	for _, args := range [][]string{nil, {":0", "politely"}, {":0", "abrupt", "more"}} {
+		if err := serve(args); err == nil || !strings.Contains(err.Error(), "usage") {
+			t.Errorf("%q: %v", args, err)
 		}
 	}
 }

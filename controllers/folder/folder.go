@@ -71,7 +71,8 @@ type Source struct {
 	report *reporter
 	loaded stamp
 	// good is what was handed over last; nil before the first time.
-	good *loadedSet
+	good  *loadedSet
+	clean bool // a load was without fault
 }
 
 // loadedSet is one load that was handed over.
@@ -192,7 +193,10 @@ func (s *Source) load(w *watcher) {
 	w.follow(s.opts.Paths)
 	s.loaded = look(s.opts.Paths)
 	set, faults := manifest.LoadFrom(bytes.NewReader(s.stdin), s.opts.Paths...)
-	keep := len(faults) > 0 && s.good != nil
+	// Until a load was without fault there is no last good table to keep: the
+	// usable rest of each is served.
+	keep := len(faults) > 0 && s.clean
+	s.clean = s.clean || len(faults) == 0
 	s.report.faults(faults, keep)
 	s.opts.Publisher.SetProblems("manifests", problems(faults))
 	if keep {

@@ -239,6 +239,11 @@ func TestBrokenEdit(t *testing.T) {
 	f.write("shop.yaml", "# a comment\n"+strings.Replace(good, "pathType: Prefix", "pathtype: Prefix", 1))
 	f.until("the fault moved", func() bool { return strings.Contains(fmt.Sprint(f.pub.Problems()), "shop.yaml:11") })
 
+	// A good edit elsewhere waits too, and that is said.
+	f.write("other.yaml", ingress("other", "else.localhost", "web"))
+	f.report.wait(t, "still 1 fault, the first in "+f.dir+"/shop.yaml:11: this change is not served")
+	f.served("else.localhost", "")
+
 	f.write("shop.yaml", ingress("shop", "new.localhost", "web")+service("web", 9001))
 	f.report.wait(t, "mended: the manifests have no faults any more")
 	f.served("new.localhost", "127.0.0.1:9001")
@@ -255,6 +260,16 @@ func TestFirstLoadWithFault(t *testing.T) {
 	})
 	f.served("shop.localhost", "127.0.0.1:9001")
 	f.report.wait(t, "/a.yaml:1: is not a Kubernetes object", "1 fault: everything else is served\n")
+}
+
+// TestFaultFromTheStart: as long as no load was without fault there is no last
+// good table, and good edits are served.
+func TestFaultFromTheStart(t *testing.T) {
+	f := newFixture(t, map[string]string{"bad.yaml": "kind: [", "web.yaml": service("web", 9001), "a.yaml": ingress("a", "a.localhost", "web")})
+	f.served("a.localhost", "127.0.0.1:9001")
+	f.write("a.yaml", ingress("a", "b.localhost", "web"))
+	f.served("b.localhost", "127.0.0.1:9001")
+	f.served("a.localhost", "")
 }
 
 func TestProblemsAndNotices(t *testing.T) {

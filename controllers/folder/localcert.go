@@ -41,7 +41,7 @@ func (l *LocalCertificates) Fill(w *translate.World) error {
 	maps.DeleteFunc(l.issued, func(ref certstore.SecretRef, _ leaf) bool { return wanted[ref] == nil })
 	for ref, hosts := range wanted {
 		if old, ok := l.issued[ref]; !ok || !slices.Equal(old.hosts, hosts) || l.nearsEnd(old) {
-			cert, err := l.issue(hosts)
+			cert, err := l.issue(ref, hosts)
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -83,12 +83,17 @@ func (l *LocalCertificates) exists(w *translate.World, ref certstore.SecretRef) 
 	return broken || ok && cert != l.issued[ref].cert
 }
 
-func (l *LocalCertificates) issue(hosts []string) (*certstore.Certificate, error) {
+func (l *LocalCertificates) issue(ref certstore.SecretRef, hosts []string) (*certstore.Certificate, error) {
 	certPEM, keyPEM, err := l.ca.Issue(hosts)
 	if err != nil {
 		return nil, err
 	}
-	return certstore.Parse(certPEM, keyPEM)
+	cert, err := certstore.Parse(certPEM, keyPEM)
+	if err != nil {
+		return nil, err
+	}
+	cert.Source = "local CA, for the missing Secret " + ref.String()
+	return cert, nil
 }
 
 func (l *LocalCertificates) nearsEnd(old leaf) bool {

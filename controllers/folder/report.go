@@ -39,7 +39,9 @@ func (r *reporter) faults(faults []manifest.Fault, kept bool) {
 	switch {
 	case len(faults) == 0 && len(r.lastFaults) > 0:
 		r.line("mended: the manifests have no faults any more and are served as they are")
-	case kept && (news || len(now) < len(r.lastFaults)):
+	case kept && !news && len(now) == len(r.lastFaults): // another file was edited
+		r.line(fmt.Sprintf("still %s, the first in %s:%d: this change is not served, the last good table is", count(len(faults), "fault"), faults[0].File, faults[0].Line))
+	case kept:
 		r.line(fmt.Sprintf("%s: the last good table keeps being served", count(len(faults), "fault")))
 	case news:
 		r.line(fmt.Sprintf("%s: everything else is served", count(len(faults), "fault")))

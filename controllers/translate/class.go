@@ -62,6 +62,11 @@ func (c *Classes) Foreign(ing *networkingv1.Ingress) bool {
 	return controller != "" && !strings.HasPrefix(controller, ownDomain)
 }
 
+// ServesForeign reports whether a controller name of another project is served.
+func ServesForeign(opts Options) bool {
+	return slices.ContainsFunc(opts.controllerNames(), func(n string) bool { return !strings.HasPrefix(n, ownDomain) })
+}
+
 // className returns the class that an Ingress names; spec.ingressClassName
 // goes before the old annotation.
 func className(ing *networkingv1.Ingress) (name string, annotation bool) {
@@ -87,13 +92,24 @@ func (c *Classes) Ours(ing *networkingv1.Ingress) (ours bool, why string) {
 	case c.opts.Folder && len(c.controllers) == 0:
 		return true, fmt.Sprintf("the folder holds no IngressClass, so class %q restricts nothing", name)
 	case annotation && !c.isOurs(name):
-		return false, fmt.Sprintf("annotation %s is %q, which is none of our classes", ClassAnnotation, name)
+		return false, fmt.Sprintf("annotation %s is %q, which is none of our classes (%s)", ClassAnnotation, name, c.remedy(name))
 	case !exists:
-		return false, fmt.Sprintf("IngressClass %q does not exist", name)
+		return false, fmt.Sprintf("IngressClass %q does not exist (%s)", name, c.remedy(name))
 	case !c.isOurs(name):
 		return false, fmt.Sprintf("IngressClass %q belongs to controller %q; --controller-name=%s would serve it", name, controller, controller)
 	}
 	return true, fmt.Sprintf("IngressClass %q has controller %q", name, controller)
+}
+
+// remedy says how an Ingress of that class could be served.
+func (c *Classes) remedy(name string) string {
+	if controller := c.controllers[name]; controller != "" {
+		return fmt.Sprintf("its controller is %q; --controller-name=%s would serve it", controller, controller)
+	}
+	if names := c.Names(); len(names) > 0 {
+		return "ours: " + strings.Join(names, ", ")
+	}
+	return "create an IngressClass with controller " + c.opts.controllerNames()[0]
 }
 
 func (c *Classes) oursWithoutClass() (bool, string) {

@@ -26,6 +26,10 @@ type ingressTranslator struct {
 // cannot be used is left out and reported.
 func Ingress(in *networkingv1.Ingress) (*router.Ingress, []diag.Problem) {
 	t := &ingressTranslator{in: in, out: &router.Ingress{Origin: origin(in)}}
+	if p, is := policy.Canary(in.Annotations); is {
+		t.report(p.Field, p.Reason, p.Message, p.Remedy)
+		return t.out, t.problems
+	}
 	t.policy()
 	for i := range in.Spec.Rules {
 		t.rule(&in.Spec.Rules[i], fmt.Sprintf("spec.rules[%d]", i))

@@ -208,6 +208,9 @@ func (p *poolTranslator) state() *upstream.State {
 		s.Reason = who + " has no endpoint that may be used"
 	default:
 		s.Reason = who + " has no endpoints"
+		if p.opts.Folder { // where nobody but the user writes them
+			s.Misconfigured, s.Remedy = true, "Write an EndpointSlice (or Endpoints) that says where it is"
+		}
 	}
 	return s
 }

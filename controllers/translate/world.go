@@ -43,6 +43,7 @@ type Entry struct {
 // Skipped is one Ingress that is not ours.
 type Skipped struct {
 	Object diag.Ref
+	Hosts  []string // that its rules name, as they are written
 	Why    string
 }
 
@@ -73,7 +74,7 @@ func All(opts Options, o *Objects, extra ...upstream.Key) *World {
 	for _, in := range o.Ingresses {
 		ours, why := classes.Ours(in)
 		if !ours {
-			w.Skipped = append(w.Skipped, Skipped{Object: Ref(in), Why: why})
+			w.Skipped = append(w.Skipped, Skipped{Object: Ref(in), Hosts: namedHosts(in), Why: why})
 			continue
 		}
 		ing, problems := Ingress(in)
@@ -93,6 +94,14 @@ func All(opts Options, o *Objects, extra ...upstream.Key) *World {
 	}
 	w.Problems = diag.Sort(w.Problems)
 	return w
+}
+
+func namedHosts(in *networkingv1.Ingress) []string {
+	var hosts []string
+	for _, r := range in.Spec.Rules {
+		hosts = append(hosts, r.Host)
+	}
+	return hosts
 }
 
 func (w *World) addPool(opts Options, services *serviceIndex, k upstream.Key) {

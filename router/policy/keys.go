@@ -23,6 +23,7 @@ const (
 	ReasonUnknown    diag.Reason = "UnknownAnnotation"
 	ReasonIgnored    diag.Reason = "AnnotationIgnored"
 	ReasonUnenforced diag.Reason = "ProtectionNotEnforced"
+	ReasonCanary     diag.Reason = "CanaryNotServed"
 )
 
 // Key is one annotation that a route understands, under either prefix.
@@ -59,13 +60,18 @@ var protective = map[string]string{
 	"auth-tls-match-cn":       "",
 	"auth-tls-secret":         "",
 	"auth-tls-verify-client":  "off",
+	"auth-snippet":            "",
 	"auth-type":               "",
 	"auth-url":                "",
 	"allowlist-source-range":  "",
+	"configuration-snippet":   "", // nobody knows what it protects
 	"denylist-source-range":   "",
 	"enable-modsecurity":      "false",
 	"enable-owasp-core-rules": "false",
 	"modsecurity-snippet":     "",
+	"satisfy":                 "",
+	"server-snippet":          "",
+	"ssl-passthrough":         "false", // we would end TLS that must not be ended here
 	"whitelist-source-range":  "",
 }
 
@@ -95,11 +101,24 @@ func Parse(annotations map[string]string) (Policy, []diag.Problem) {
 		p.Refuse = "a protection that the Ingress asks for is not enforced"
 		problems = append(problems, diag.Problem{
 			Field: "metadata.annotations", Reason: ReasonUnenforced,
-			Message: fmt.Sprintf("%s ask for a protection that is not supported; the routes of this Ingress answer 503 rather than being served unprotected", strings.Join(keys, ", ")),
+			Message: fmt.Sprintf("not supported: %s; they may protect the routes of this Ingress, which answer 503 rather than being served unprotected", strings.Join(keys, ", ")),
 			Remedy:  "Remove the annotations to serve the routes without that protection",
 		})
 	}
 	return p, problems
+}
+
+// Canary reports an Ingress that asks to be a canary: with ingress-nginx it gets
+// a share of another Ingress's traffic. Canaries are not supported, and serving
+// one as a whole could give it all of the traffic, so it is not served.
+func Canary(annotations map[string]string) (diag.Problem, bool) {
+	name := NginxPrefix + "canary"
+	on, err := strconv.ParseBool(annotations[name])
+	return diag.Problem{
+		Field: field(name), Reason: ReasonCanary,
+		Message: "canaries are not supported; this Ingress is not served, and all traffic stays with the Ingress that it is the canary of",
+		Remedy:  "Remove the annotation to serve the Ingress as an ordinary one",
+	}, err == nil && on
 }
 
 // unknown reports keys under our prefix that do not exist, and in one problem
@@ -121,7 +140,7 @@ func unknown(annotations map[string]string) []diag.Problem {
 	if len(ignored) > 0 {
 		problems = append(problems, diag.Problem{
 			Field: "metadata.annotations", Reason: ReasonIgnored,
-			Message: strings.Join(ignored, ", ") + " have no effect here", Remedy: "Remove them, or check that the routes work without them",
+			Message: "without effect here: " + strings.Join(ignored, ", "), Remedy: "Remove them, or check that the routes work without them",
 		})
 	}
 	return problems

@@ -29,7 +29,9 @@ func TestParse(t *testing.T) {
 		"protected by our own key": {map[string]string{"portico.dev/whitelist-source-range": "10.0.0.0/8"},
 			Policy{Refuse: "a protection that the Ingress asks for is not enforced"}, []diag.Reason{ReasonUnenforced}},
 		"our own key turns it off": {map[string]string{"portico.dev/auth-tls-verify-client": "off", "nginx.ingress.kubernetes.io/auth-tls-verify-client": "on"}, Policy{}, nil},
-		"protection off":           {map[string]string{"nginx.ingress.kubernetes.io/auth-tls-verify-client": "off", "nginx.ingress.kubernetes.io/auth-url": ""}, Policy{}, nil},
+		"snippet": {map[string]string{"nginx.ingress.kubernetes.io/configuration-snippet": "deny all;"},
+			Policy{Refuse: "a protection that the Ingress asks for is not enforced"}, []diag.Reason{ReasonUnenforced}},
+		"protection off": {map[string]string{"nginx.ingress.kubernetes.io/auth-tls-verify-client": "off", "nginx.ingress.kubernetes.io/auth-url": ""}, Policy{}, nil},
 	} {
 		got, problems := Parse(tc.annotations)
 		if got != tc.want {

@@ -18,7 +18,7 @@ build: ## build bin/portico and bin/portico-demo
 
 run: build ## serve config/samples on ports 8080 and 8443 without a cluster, with demo backends
 	@bin/portico-demo & demo=$$!; bin/portico serve -f config/samples & serve=$$!; \
-	trap 'kill $$demo $$serve 2>/dev/null || true; wait' EXIT; trap 'exit 0' INT TERM; wait $$serve
+	trap 'kill $$demo $$serve 2>/dev/null || true; wait' EXIT; trap 'exit 0' INT TERM; wait -n $$demo $$serve
 
 quickstart: ## drive what make run starts with curl and a browser
 	@test/quickstart/run.sh

@@ -114,7 +114,8 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	if err := status.New(mgr, *st); err != nil {
 		return err
 	}
-	log.Info("starting", "version", versionNumber(), "controllerNames", f.routing.ControllerNames)
+	log.Info("starting", "version", versionNumber(), "controllerNames", f.routing.ControllerNames,
+		"http", f.proxy.HTTPAddr, "https", f.proxy.HTTPSAddr, "admin", f.proxy.AdminAddr, "debug", f.proxy.DebugAddr)
 	return p.run(ctx, mgr, readiness(follows))
 }
 

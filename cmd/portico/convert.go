@@ -19,7 +19,7 @@ among them, and prints them as networking.k8s.io/v1, ready for kubectl apply.
 Objects of other kinds are left out. Nothing is printed if a manifest has a
 fault.`,
 		Example: "  portico convert -f old.yaml | kubectl apply -f -",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return convert(paths, streams{cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()})
 		},

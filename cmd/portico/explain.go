@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,9 +17,11 @@ import (
 	"github.com/portico-ingress/portico/controllers/manifest"
 	"github.com/portico-ingress/portico/controllers/translate"
 	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/diag"
 	"github.com/portico-ingress/portico/router/explain"
 	"github.com/portico-ingress/portico/router/publish"
 	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/tls/certstore"
 	"github.com/portico-ingress/portico/tls/localca"
 )
@@ -135,10 +137,8 @@ func (f *explainFlags) objects(ctx context.Context, r *routing, stdin io.Reader,
 		o, err = f.clusterObjects(ctx, r, stderr)
 		return o, 0, err
 	}
-	for _, path := range f.paths {
-		if _, err := os.Stat(path); path != manifest.Stdin && err != nil {
-			return nil, 0, fmt.Errorf("manifests: %w", err)
-		}
+	if err := checkPaths(f.paths); err != nil {
+		return nil, 0, err
 	}
 	var text []byte
 	if slices.Contains(f.paths, manifest.Stdin) {
@@ -193,7 +193,38 @@ func explainObjects(objects *translate.Objects, r *routing, in explain.Input, lo
 	return explain.Explain(explain.Source{
 		Table: table, Certs: certs,
 		State: func(k upstream.Key) *upstream.State { return world.Pools[k] },
+		Aside: func(host, ingress string) []string { return aside(world, table, host, ingress) },
 	}, in)
+}
+
+// aside returns the Ingresses that name a host and are not served, and the
+// problems of every Ingress that names it or was chosen.
+func aside(world *translate.World, table *router.Table, host, ingress string) []string {
+	var notes []string
+	covers := func(named string) bool {
+		return strings.EqualFold(named, host) || strings.HasPrefix(named, "*.") && strings.EqualFold(named[1:], view.WildcardOf(host))
+	}
+	for _, s := range world.Skipped {
+		if slices.ContainsFunc(s.Hosts, covers) {
+			notes = append(notes, fmt.Sprintf("%s names the host and is not served: %s", s.Object, s.Why))
+		}
+	}
+	concerned := map[string]bool{ingress: true}
+	problems := table.Problems()
+	for _, e := range world.Entries {
+		problems = append(problems, e.Problems...)
+		for _, r := range e.Ingress.Rules {
+			if r.Host != "" && covers(r.Host) {
+				concerned[e.Ingress.Origin.Name()] = true
+			}
+		}
+	}
+	for _, p := range diag.Sort(problems) {
+		if concerned[p.Object.Namespace+"/"+p.Object.Name] {
+			notes = append(notes, p.String())
+		}
+	}
+	return notes
 }
 
 // fillLocal stands in for serve's local CA: which certificate is served is the

@@ -23,7 +23,7 @@ func loadKube(path string) (*kubeClient, error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{})
 	config, err := loader.ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("no way to an apiserver: %w; give --kubeconfig, or serve a folder with portico serve", err)
+		return nil, fmt.Errorf("no way to an apiserver: %w; give --kubeconfig, or use manifests in a folder (portico serve -f, portico explain -f)", err)
 	}
 	namespace, _, err := loader.Namespace()
 	if err != nil {

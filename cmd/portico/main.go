@@ -50,6 +50,9 @@ func run(ctx context.Context, args []string, std streams) int {
 	switch {
 	case err == nil:
 		return 0
+	case strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for it
+		fmt.Fprintf(std.err, "portico: %v; see portico --help\n", err)
+		return exitUsage
 	case errors.As(err, &coded):
 		if coded.err != nil {
 			fmt.Fprintln(std.err, "portico:", coded.err)
@@ -119,6 +122,14 @@ separated by commas.`,
 		}
 	}
 	return root
+}
+
+// noArgs refuses arguments where files are named by a flag.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected argument %q: name files and folders with -f", args[0])
+	}
+	return nil
 }
 
 // envName returns the environment variable of a flag.

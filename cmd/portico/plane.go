@@ -61,7 +61,7 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 	p.certs.SetDefault(r.defaultTLS)
 	p.registry = upstream.NewRegistry(upstream.Options{Policy: p.policy, Timeouts: flags.Upstream})
 	p.publisher = publish.New(publish.Options{
-		Router: r.router, Registry: p.registry, Certs: p.certs, Log: log.WithName("publish"), OnPublish: p.metrics.Published,
+		Router: r.router, Registry: p.registry, Certs: p.certs, Log: log.WithName("publish"), OnPublish: p.onPublish,
 	})
 	observers := proxy.Observers{p.metrics}
 	if flags.AccessLog {
@@ -74,9 +74,19 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 		Timeouts: flags.Timeouts, Draining: p.drain.draining,
 	})
 	p.server = listen.New(p.listenOptions(o))
+	log.V(1).Info("listening", "addresses", p.sockets.addrs())
 	r.translate.CheckAddr = p.policy.Check
 	p.metrics.Watch(p.sources())
 	return p, nil
+}
+
+// onPublish counts every table, and tells of the first: from now on requests
+// are routed.
+func (p *plane) onPublish(s *publish.Snapshot, stats publish.Stats) {
+	p.metrics.Published(s, stats)
+	if s.Generation == 1 {
+		p.log.Info("serving", "hosts", s.Table.Len(), "pools", len(s.Pools))
+	}
 }
 
 // dialPolicy refuses our own listeners as backends, whichever address of this

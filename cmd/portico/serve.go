@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/portico-ingress/portico/controllers/folder"
+	"github.com/portico-ingress/portico/controllers/manifest"
 	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/admin"
 	"github.com/portico-ingress/portico/router/upstream"
@@ -41,7 +43,7 @@ file, line and field, and the last good table keeps being served.
 Hosts below localhost whose Secret is not among the manifests get a certificate
 from a local CA, made on first use and constrained to localhost.`,
 		Example: "  portico serve -f config/samples\n  kubectl get ing,svc,endpointslices,secrets -o yaml | portico serve -f -",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.run(cmd.Context(), streams{cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()})
 		},
@@ -62,7 +64,7 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 	if len(f.paths) == 0 {
 		err3 = errors.New("--filename: name a folder or file of manifests, or - for standard input")
 	}
-	if err := errors.Join(err3, err1, err2); err != nil {
+	if err := errors.Join(err3, checkPaths(f.paths), err1, err2); err != nil {
 		return usageError(err)
 	}
 	f.proxy.Timeouts.DrainIdle = time.Second // a browser's idle connection must not hold up Ctrl-C
@@ -78,6 +80,17 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 	})
 	go f.welcome(ctx, p, ca, std.err)
 	return p.run(ctx, src, p.published)
+}
+
+// checkPaths reports every path that cannot be read.
+func checkPaths(paths []string) error {
+	var errs []error
+	for _, path := range paths {
+		if _, err := os.Stat(path); path != manifest.Stdin && err != nil {
+			errs = append(errs, flagError("filename", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func defaultPools(b *router.Backend) []upstream.Key {
@@ -133,6 +146,9 @@ func (f *serveFlags) welcome(ctx context.Context, p *plane, ca *localca.CA, w io
 			urls[url] = struct{}{}
 			https = https || strings.HasPrefix(url, "https:")
 		}
+	}
+	if len(urls) == 0 {
+		fmt.Fprintln(&b, "  nothing: no Ingress that is served names a host")
 	}
 	for _, url := range slices.Sorted(maps.Keys(urls)) {
 		fmt.Fprintf(&b, "  %s\n", url)

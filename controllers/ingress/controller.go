@@ -174,7 +174,10 @@ func (c *Controller) reconcileIngress(ctx context.Context, name types.Namespaced
 // ours. Its pools are set before the publisher learns of them.
 func (c *Controller) take(ctx context.Context, ing *networkingv1.Ingress) {
 	key := router.Key{Namespace: ing.Namespace, Name: ing.Name}
-	if ours, _ := c.classes.Ours(ing); !ours {
+	if ours, why := c.classes.Ours(ing); !ours {
+		if _, served := c.served[key]; served {
+			c.opts.Log.Info("Ingress is not served any more", "ingress", key.Namespace+"/"+key.Name, "reason", why)
+		}
 		c.forget(ctx, key)
 		return
 	}

@@ -21,6 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/portico-ingress/portico/controllers/translate"
 )
 
 //+kubebuilder:rbac:groups=networking.k8s.io,resources=ingresses,verbs=get;list;watch
@@ -43,7 +45,7 @@ func New(mgr manager.Manager, opts Options) error {
 		return err
 	}
 	t := &writers{mgr: mgr, opts: opts}
-	if t.publishes() && opts.Publish == OwnClasses {
+	if t.publishes() && opts.Publish == OwnClasses && translate.ServesForeign(opts.Translate) {
 		opts.Log.Info("the status of Ingresses of other projects' classes is not written; ask for it with --publish-status")
 	}
 	e, err := newElection(mgr.GetConfig(), opts.Lease, t.run, opts.Log)

@@ -15,6 +15,11 @@ type Source struct {
 	Table *router.Table
 	State func(upstream.Key) *upstream.State // nil result: nothing is known of the pool
 	Certs *certstore.Store
+	// Aside returns what else there is to know about a host and an Ingress
+	// ("namespace/name", empty without a route), in sentences: Ingresses that
+	// name the host and are not served, problems of the one that was chosen.
+	// May be nil.
+	Aside func(host, ingress string) []string
 	Now   func() time.Time // nil: time.Now
 }
 
@@ -29,7 +34,8 @@ type Report struct {
 	Status int
 	Answer string // what happens, in a sentence
 	// Pool is what is known of the backend; nil without a route.
-	Pool *upstream.State
+	Pool  *upstream.State
+	Aside []string // see Source
 	// ServerName and Certificate belong to the TLS connection; Certificate is
 	// nil for plaintext.
 	ServerName  string
@@ -74,7 +80,18 @@ func Explain(src Source, in Input) (*Report, error) {
 		}
 	}
 	rep.Status, rep.Answer = rep.answer()
+	if src.Aside != nil {
+		rep.Aside = src.Aside(rep.Request.Host, rep.ingress())
+	}
 	return rep, nil
+}
+
+// ingress is the Ingress that takes the request, "" without one.
+func (rep *Report) ingress() string {
+	if r := rep.Explanation.Decision.Route; r != nil {
+		return r.Ingress
+	}
+	return ""
 }
 
 // refused says what the engine answers to a request that it does not even

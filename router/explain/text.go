@@ -23,6 +23,12 @@ func (rep *Report) WriteText(w io.Writer) error {
 		rep.writeBackend(&b, d.Route)
 	}
 	rep.writeCertificate(&b)
+	for i, line := range rep.Aside {
+		if i == 0 {
+			b.WriteString("\nNote\n")
+		}
+		fmt.Fprintf(&b, "   %s\n", line)
+	}
 	b.WriteString("\n=> ")
 	if rep.Status != 0 {
 		fmt.Fprintf(&b, "%d: ", rep.Status)
@@ -129,7 +135,7 @@ func (rep *Report) WriteJSON(w io.Writer) error {
 	d := rep.Explanation.Decision
 	out := jsonReport{
 		Method: rep.Request.Method, Scheme: rep.Request.Scheme, Host: rep.Request.Host, Path: rep.Request.Path,
-		Status: rep.Status, Answer: rep.Answer, Routed: rep.Routed(), Default: rep.Explanation.Default, Certificate: rep.Certificate,
+		Status: rep.Status, Answer: rep.Answer, Routed: rep.Routed(), Default: rep.Explanation.Default, Certificate: rep.Certificate, Notes: rep.Aside,
 	}
 	for _, h := range rep.Explanation.Hosts {
 		out.Hosts = append(out.Hosts, jsonStep{Entry: h.Entry, Chosen: h.Chosen, Why: h.Why})
@@ -162,6 +168,7 @@ type jsonReport struct {
 	Default     string       `json:"default"`
 	Route       *jsonRoute   `json:"route,omitempty"`
 	Certificate *Certificate `json:"certificate,omitempty"`
+	Notes       []string     `json:"notes,omitempty"`
 }
 
 type jsonStep struct {

@@ -45,8 +45,11 @@ type Listener struct {
 // Listen opens a TCP socket on "host:port"; port 0 picks one.
 func Listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err // its text repeats what ours says
+	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}
 	return ln, nil
 }

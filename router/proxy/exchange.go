@@ -129,6 +129,7 @@ func (e *Engine) report(x *exchange) {
 func (e *Engine) prepare(x *exchange) *fault {
 	r := &x.req
 	e.identify(x)
+	r.Path, r.Host = x.path, r.Authority // for the log, as they were sent, should they be refused
 	switch {
 	case router.RefusesMethod(r.Method):
 		return &fault{status: 405, reason: "method", detail: r.Method + " is not served here",
@@ -136,16 +137,17 @@ func (e *Engine) prepare(x *exchange) *fault {
 	case router.RefusesUpgrade(r.Fields):
 		return &fault{status: 400, reason: "h2c", detail: "an upgrade to h2c is not served here"}
 	}
-	var err error
-	if r.Host, err = view.CanonicalHost(r.Authority); err != nil {
+	host, err := view.CanonicalHost(r.Authority)
+	if err != nil {
 		return &fault{status: 400, reason: "bad_host", detail: err.Error()}
 	}
-	r.Path = x.path
+	r.Host = host
 	if x.path != "*" {
-		if r.Path, err = view.CanonicalPath(x.path); err != nil {
-			r.Path = ""
+		path, err := view.CanonicalPath(x.path)
+		if err != nil {
 			return &fault{status: 400, reason: "bad_path", detail: err.Error()}
 		}
+		r.Path = path
 	}
 	x.offers()
 	r.Fields = e.clean(r.Fields, x.trusted)

@@ -129,7 +129,7 @@ func (x *exchange) failed(err error) {
 	if !errors.As(err, &e) {
 		e = &upstream.Error{Kind: upstream.Broken, Err: err}
 	}
-	x.rec.Attempts = e.Attempts
+	x.rec.Attempts, x.rec.Endpoint = e.Attempts, e.Endpoint
 	switch e.Kind {
 	case upstream.NoEndpoint:
 		x.answer(noEndpoint())

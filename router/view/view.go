@@ -99,7 +99,7 @@ type Record struct {
 	Ingress  string
 	Service  string
 	Port     string // Service port as the Ingress names it
-	Endpoint string // address:port that answered; empty if none did
+	Endpoint string // address:port that answered, or that was tried last; empty if none was
 	Attempts int    // endpoints tried
 	Upgraded bool   // the connection became a tunnel (101)
 	// Duration is from the first byte of the head to the last byte of the

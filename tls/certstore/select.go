@@ -46,6 +46,8 @@ func (s *Store) Select(serverName string) Selection {
 
 func (ix *index) selection(name string, e entry) Selection {
 	switch {
+	case e.cert != nil && e.cert.Source != "":
+		return Selection{Certificate: e.cert, Entry: name, Source: e.cert.Source}
 	case e.cert != nil:
 		return Selection{Certificate: e.cert, Entry: name, Source: "Secret " + e.ref.String()}
 	case e.why != "":

@@ -38,12 +38,13 @@ func number(variable string, def int) int {
 // TestEdge is one cluster, from the installation of the chart to its removal.
 func TestEdge(t *testing.T) {
 	e := setUp(t)
-	if !t.Run("install", func(t *testing.T) { e.install(t); e.deploySample(t) }) {
+	if !t.Run("install", func(t *testing.T) { e.install(t); e.deploy(t, "shop", endsWell) }) {
 		return
 	}
 	t.Run("curl", e.curl)
 	t.Run("browser", e.browser)
 	t.Run("problems are told", e.problems)
+	t.Run("article's road", e.road)
 	t.Run("probes decide", e.probes)
 	t.Run("rolling update of the backend", e.backendRollouts)
 	t.Run("scale", e.scale)
@@ -199,21 +200,33 @@ func (e *edge) probes(t *testing.T) {
 	})
 }
 
-// under runs something while requests are sent, and demands that none is lost.
-func (e *edge) under(t *testing.T, something func()) {
+// load is a steady load on the shop.
+func (e *edge) load() load.Options {
+	return load.Options{
+		Addr: net.JoinHostPort(e.balancer.String(), "443"), Host: host, TLS: &tls.Config{RootCAs: e.ca.Pool()},
+		H1: 4, H2: 4, Post: 5, Pace: 15 * time.Millisecond, Timeout: 20 * time.Second,
+	}
+}
+
+// measure runs something under a load, and says what became of the requests.
+func measure(t *testing.T, opts load.Options, something func()) *load.Result {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	done := make(chan *load.Result, 1)
-	go func() {
-		done <- load.Run(ctx, load.Options{
-			Addr: net.JoinHostPort(e.balancer.String(), "443"), Host: host, TLS: &tls.Config{RootCAs: e.ca.Pool()},
-			H1: 4, H2: 4, Post: 5, Pace: 15 * time.Millisecond, Timeout: 20 * time.Second,
-		})
-	}()
+	go func() { done <- load.Run(ctx, opts) }()
 	something()
 	cancel()
 	result := <-done
 	t.Log(result)
+	return result
+}
+
+// under runs something while requests are sent to the shop, and demands that
+// none is lost.
+func (e *edge) under(t *testing.T, something func()) {
+	t.Helper()
+	result := measure(t, e.load(), something)
 	if result.Lost() > 0 || result.Answered == 0 {
 		t.Errorf("requests were lost: %s\n%s", result, e.diagnose(t))
 	}
@@ -240,7 +253,7 @@ func (e *edge) scale(t *testing.T) {
 // changes replaces the certificate and makes and changes Ingresses under load.
 func (e *edge) changes(t *testing.T) {
 	e.under(t, func() {
-		cert := e.rotate(t)
+		cert := e.certify(t, "shop")
 		e.eventually(t, "the new certificate", func() error {
 			c, err := tls.Dial("tcp", net.JoinHostPort(e.balancer.String(), "443"), &tls.Config{RootCAs: e.ca.Pool(), ServerName: host})
 			if err != nil {
@@ -301,7 +314,7 @@ func (e *edge) apiserverOutage(t *testing.T) {
 
 // uninstall upgrades to other values, and then removes what was installed.
 func (e *edge) uninstall(t *testing.T) {
-	e.runHelm(t, append([]string{"upgrade", release, "../../charts/portico", "-n", namespace, "--set", "replicas=3", "--wait"}, values...)...)
+	e.upgrade(t, "--set", "replicas=3")
 	if got := e.kubectl(t, "", "get", "deployment", "-n", namespace, full, "-o", "jsonpath={.status.readyReplicas}"); got != "3" {
 		t.Errorf("%s replicas are ready after the upgrade", got)
 	}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ type edge struct {
 	*cluster.Cluster
 	client   kubernetes.Interface
 	helm     string // program
+	portico  string // program, the one in the image
 	balancer netip.Addr
 	ca       *testcert.CA
 	caFile   string
@@ -63,7 +65,7 @@ func setUp(t *testing.T) *edge {
 			t.Error(err)
 		}
 	})
-	archive := buildImage(t, dir)
+	program, archive := buildImage(t, dir)
 	c, err := cluster.Up(t.Context(), cluster.Options{State: state, Images: []string{archive}, Progress: t.Output()})
 	if err != nil {
 		t.Fatal(err)
@@ -72,25 +74,28 @@ func setUp(t *testing.T) *edge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &edge{Cluster: c, client: client, helm: filepath.Join(helm, "helm"), balancer: c.Balancer(1), ca: testcert.New(t), caFile: filepath.Join(dir, "ca.crt")}
+	e := &edge{
+		Cluster: c, client: client, helm: filepath.Join(helm, "helm"), portico: program,
+		balancer: c.Balancer(1), ca: testcert.New(t), caFile: filepath.Join(dir, "ca.crt"),
+	}
 	if err := os.WriteFile(e.caFile, testcert.PEM(e.ca.Cert), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
 
-// buildImage makes the image of the portico in this tree.
-func buildImage(t *testing.T, dir string) string {
+// buildImage builds the portico in this tree, and its image.
+func buildImage(t *testing.T, dir string) (program, archive string) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary := filepath.Join(dir, "portico")
-	if err := (image.Program{Dir: root, Package: "./cmd/portico", LDFlags: "-X main.version=e2e"}).Build(t.Context(), runtime.GOARCH, binary); err != nil {
+	program = filepath.Join(dir, "portico")
+	if err := (image.Program{Dir: root, Package: "./cmd/portico", LDFlags: "-X main.version=e2e"}).Build(t.Context(), runtime.GOARCH, program); err != nil {
 		t.Fatal(err)
 	}
-	archive := filepath.Join(dir, "portico.tar")
+	archive = filepath.Join(dir, "portico.tar")
 	f, err := os.Create(archive)
 	if err != nil {
 		t.Fatal(err)
@@ -98,12 +103,12 @@ func buildImage(t *testing.T, dir string) string {
 	defer f.Close()
 	_, err = image.Write(f, []string{"portico.test/portico:e2e"}, &image.Image{
 		Architecture: runtime.GOARCH, Uncompressed: true, Entrypoint: []string{"/portico"},
-		Files: []image.File{{Path: "/portico", Source: binary, Mode: 0o755}},
+		Files: []image.File{{Path: "/portico", Source: program, Mode: 0o755}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return archive
+	return program, archive
 }
 
 // runHelm runs the real helm against the cluster.
@@ -135,80 +140,97 @@ func (e *edge) install(t *testing.T) {
 		t.Errorf("the notes do not say what to do next:\n%s", out)
 	}
 	e.rollout(t, "-n", namespace, "deployment/"+full)
-	e.assignBalancer(t)
+	e.assign(t, namespace, full, e.balancer)
 }
 
-// assignBalancer does what a cloud does: it gives the Service its address.
-func (e *edge) assignBalancer(t *testing.T) {
+// upgrade changes the installation to the values of the test and these.
+func (e *edge) upgrade(t *testing.T, more ...string) {
 	t.Helper()
-	svc, err := e.client.CoreV1().Services(namespace).Get(t.Context(), full, metav1.GetOptions{})
+	e.runHelm(t, slices.Concat([]string{"upgrade", release, "../../charts/portico", "-n", namespace, "--wait"}, values, more)...)
+}
+
+// assign does what a cloud does: it gives a Service its address.
+func (e *edge) assign(t *testing.T, namespace, service string, address netip.Addr) {
+	t.Helper()
+	services := e.client.CoreV1().Services(namespace)
+	svc, err := services.Get(t.Context(), service, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: e.balancer.String()}}
-	if _, err := e.client.CoreV1().Services(namespace).UpdateStatus(t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address.String()}}
+	if _, err := services.UpdateStatus(t.Context(), svc, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// sample is the application of a user: a Deployment whose pods end well (they
-// wait for the withdrawal of their endpoint), a Service and an Ingress.
-const sample = `
+// application is what a user deploys: a Deployment, a Service and an Ingress
+// with TLS for NAME.example.test.
+func application(name, container string) string {
+	return strings.NewReplacer("NAME", name, "CONTAINER", container).Replace(`
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: shop}
+metadata: {name: NAME}
 spec:
   replicas: 3
-  selector: {matchLabels: {app: shop}}
+  selector: {matchLabels: {app: NAME}}
   strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
   template:
-    metadata: {labels: {app: shop}}
+    metadata: {labels: {app: NAME}}
     spec:
       terminationGracePeriodSeconds: 30
       containers:
-      - name: shop
+      - name: NAME
         image: ` + cluster.TestImage + `
         imagePullPolicy: Never
         ports: [{name: web, containerPort: 8080}]
         readinessProbe: {httpGet: {path: /ready, port: web}, periodSeconds: 1, failureThreshold: 1}
-        lifecycle: {preStop: {exec: {command: [sleep, "3"]}}}
+        CONTAINER
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: shop}
-spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: web}]}
+metadata: {name: NAME}
+spec: {selector: {app: NAME}, ports: [{name: http, port: 80, targetPort: web}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {name: shop}
+metadata: {name: NAME}
 spec:
   ingressClassName: portico
-  tls: [{hosts: [` + host + `], secretName: shop-tls}]
+  tls: [{hosts: [NAME.example.test], secretName: NAME-tls}]
   rules:
-  - host: ` + host + `
+  - host: NAME.example.test
     http:
-      paths: [{path: /, pathType: Prefix, backend: {service: {name: shop, port: {name: http}}}}]
-`
+      paths: [{path: /, pathType: Prefix, backend: {service: {name: NAME, port: {name: http}}}}]
+`)
+}
 
-func (e *edge) deploySample(t *testing.T) {
+// How the containers of an application end.
+const (
+	endsWell   = `lifecycle: {preStop: {exec: {command: [sleep, "3"]}}}` // waits for the withdrawal of its endpoint
+	endsAtOnce = `args: [serve, ":8080", abrupt]`
+)
+
+// deploy makes an application with its certificate, and waits for its pods and
+// for the address in the status of its Ingress.
+func (e *edge) deploy(t *testing.T, name, container string) {
 	t.Helper()
-	e.rotate(t)
-	e.kubectl(t, sample, "apply", "--validate=strict", "-f", "-")
-	e.rollout(t, "deployment/shop")
+	e.certify(t, name)
+	e.kubectl(t, application(name, container), "apply", "--validate=strict", "-f", "-")
+	e.rollout(t, "deployment/"+name)
 	e.eventually(t, "the address in the status of the Ingress", func() error {
-		if got := e.kubectl(t, "", "get", "ingress", "shop"); !strings.Contains(got, e.balancer.String()) {
+		if got := e.kubectl(t, "", "get", "ingress", name); !strings.Contains(got, e.balancer.String()) {
 			return fmt.Errorf("kubectl get ingress shows\n%s", got)
 		}
 		return nil
 	})
 }
 
-// rotate makes or replaces the Secret with a new certificate.
-func (e *edge) rotate(t *testing.T) *x509.Certificate {
+// certify makes or replaces an application's Secret with a new certificate.
+func (e *edge) certify(t *testing.T, name string) *x509.Certificate {
 	t.Helper()
-	certPEM, keyPEM := e.ca.Leaf(host)
+	certPEM, keyPEM := e.ca.Leaf(name + ".example.test")
 	secret := map[string]any{
-		"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": map[string]any{"name": "shop-tls"},
+		"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": map[string]any{"name": name + "-tls"},
 		"stringData": map[string]string{"tls.crt": string(certPEM), "tls.key": string(keyPEM)},
 	}
 	text, err := json.Marshal(secret)

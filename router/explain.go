@@ -54,7 +54,7 @@ func (t *Table) explainHosts(name string) []HostStep {
 		s := HostStep{Entry: displayHost(entry), Chosen: h != nil && h == chosen, Why: found}
 		switch {
 		case h == nil:
-			s.Why = "no Ingress names it"
+			s.Why = "no Ingress that is served names it"
 		case !h.routed:
 			s.Why = fmt.Sprintf("named in spec.tls of Ingress %s only, by no rule", h.owner.Name())
 		}

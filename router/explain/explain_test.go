@@ -69,7 +69,7 @@ func TestExplain(t *testing.T) {
 		"no endpoints":        {Input{URL: "https://shop.example/api/v1/x"}, 503, []string{"Service shop/down has no endpoints", "=> 503"}},
 		"redirect":            {Input{URL: "http://shop.example/"}, 308, []string{"=> 308", "ssl-redirect"}},
 		"no scheme":           {Input{URL: "shop.example/x"}, 308, []string{"GET http://shop.example/x"}},
-		"no route":            {Input{URL: "http://other.example/"}, 404, []string{"no Ingress names it", "=> 404"}},
+		"no route":            {Input{URL: "http://other.example/"}, 404, []string{"no Ingress that is served names it", "=> 404"}},
 		"other host by header": {Input{URL: "https://shop.example/", Headers: []string{"Host: guarded.example"}}, 503,
 			[]string{"Certificate (SNI shop.example)", "-> guarded.example", "not enforced"}},
 		"client":    {Input{URL: "http://other.example/", From: netip.MustParseAddr("::ffff:198.51.100.7")}, 404, []string{"from 198.51.100.7"}},

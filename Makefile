@@ -50,6 +50,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 
 full: ## everything that is run before an issue is resolved
 	$(MAKE) verify test quickstart bench scale
+	PORTICO_E2E_ROUNDS=10 PORTICO_E2E_OUTAGE=120 $(MAKE) e2e
 
 images: ## build the container image as an OCI archive in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'
@@ -70,7 +71,7 @@ cluster-down: ## end that cluster, also after a crash, and leave nothing behind
 	@bin/cluster down $(if $(STATE),--state $(STATE))
 
 e2e: ## run the tests that need a real cluster, one after another (root)
-	@PORTICO_HELM=$$(test/tools/assets.sh helm)/helm; export PORTICO_HELM; \
+	@helm=$$(test/tools/assets.sh helm); export PORTICO_HELM="$$helm"; \
 	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m ./test/cluster/... ./test/e2e/...
 
 .PHONY: cluster-up cluster-shell cluster-down e2e

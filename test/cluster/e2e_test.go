@@ -72,10 +72,13 @@ func down(t *testing.T, state string) {
 	}
 }
 
+// statePrefix is what the folders of these tests' clusters begin with.
+func statePrefix() string { return filepath.Join(os.TempDir(), "portico-cluster-test-") }
+
 // stateDir is short, unlike t.TempDir: sockets are in it.
 func stateDir(t *testing.T) string {
 	t.Helper()
-	parent, err := os.MkdirTemp("", "portico-e2e-")
+	parent, err := os.MkdirTemp("", filepath.Base(statePrefix()))
 	if err != nil {
 		t.Fatal(err)
 	}

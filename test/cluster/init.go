@@ -153,19 +153,30 @@ func pretend(key, value string) error {
 	return mount(file, filepath.Join("/proc/sys", key), "", unix.MS_BIND)()
 }
 
-// supervise takes orders and reaps, for ever: the machine ends when its first
-// process is killed, and everything in it with it.
+// supervise takes orders and reaps until the listener is closed, which in a
+// machine is never: it ends when its first process is killed, and everything in
+// it with it.
 func supervise(listener net.Listener) {
 	s := &supervisor{processes: map[string]*process{}}
 	server := rpc.NewServer()
 	if err := server.RegisterName("Machine", s); err != nil {
 		panic(err) // the methods of supervisor are wrong
 	}
-	go server.Accept(listener)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		server.Accept(listener)
+	}()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	for range signals {
-		s.reap()
+	defer signal.Stop(signals)
+	for {
+		select {
+		case <-closed:
+			return
+		case <-signals:
+			s.reap()
+		}
 	}
 }
 

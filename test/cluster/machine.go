@@ -209,25 +209,37 @@ func (m *Machine) DialContext(ctx context.Context, network, address string) (net
 	if _, err := netip.ParseAddrPort(address); err != nil {
 		return nil, fmt.Errorf("dial from %s: %w", m.Name, err)
 	}
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		// A socket belongs to the namespace of the thread that makes it. The thread
-		// is never unlocked, so it ends with this goroutine.
-		runtime.LockOSThread()
-		if err := enterNetwork(m.pid); err != nil {
-			done <- result{nil, fmt.Errorf("entering the network of %s: %w", m.Name, err)}
+	var conn net.Conn
+	var err error
+	onSpareThread(func() {
+		// A socket belongs to the network of the thread that makes it.
+		if err = enterNetwork(m.pid); err != nil {
+			err = fmt.Errorf("entering the network of %s: %w", m.Name, err)
 			return
 		}
 		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, address)
-		done <- result{conn, err}
+		conn, err = d.DialContext(ctx, network, address)
+	})
+	return conn, err
+}
+
+// onSpareThread runs a function on a thread that ends with it, and returns when
+// it has. It is never the program's first thread: that one cannot end, and its
+// namespaces are those that /proc shows for the whole program.
+func onSpareThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// While this waits it keeps the first thread from being taken again.
+			onSpareThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
 	}()
-	r := <-done
-	return r.conn, r.err
+	<-done
 }
 
 func enterNetwork(pid int) error {

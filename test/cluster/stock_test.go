@@ -35,22 +35,19 @@ func takeStock(t *testing.T) stock {
 		fields := strings.Fields(line)
 		s["mounts"] = append(s["mounts"], fields[4])
 	}
-	for kind, pattern := range map[string]string{
-		"links": "/sys/class/net/portico*", "named namespaces": "/run/netns/*", "machines": "/proc/[0-9]*/cmdline",
-	} {
-		paths, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if kind == "machines" {
-			paths = slices.DeleteFunc(paths, func(path string) bool {
-				line, _ := os.ReadFile(path) // of a process that has ended, none
-				return !strings.HasPrefix(string(line), "portico-machine\x00")
-			})
-		}
-		s[kind] = paths
-	}
+	s["named namespaces"] = glob(t, "/run/netns/*")
+	s["machines"] = slices.DeleteFunc(glob(t, "/proc/[0-9]*/cmdline"), func(path string) bool {
+		line, _ := os.ReadFile(path) // of a process that has ended, none
+		return !strings.HasPrefix(string(line), "portico-machine\x00"+statePrefix())
+	})
+	s["links"] = slices.DeleteFunc(glob(t, "/sys/class/net/portico*"), others)
 	s["cgroups"] = cgroups(t)
+	// That of the first thread, which Machine.DialContext must leave alone.
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s["network of the test"] = []string{own}
 	for _, key := range sysctls {
 		value, err := os.ReadFile(filepath.Join("/proc/sys", key))
 		s["sysctls"] = append(s["sysctls"], fmt.Sprintf("%s = %s %v", key, value, err))
@@ -61,11 +58,28 @@ func takeStock(t *testing.T) stock {
 	return s
 }
 
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+// others tells whether a link is of a cluster that is not of these tests: one
+// may be up at the same time.
+func others(link string) bool {
+	alias, err := os.ReadFile(filepath.Join(link, "ifalias"))
+	return err == nil && len(alias) > 1 && !strings.HasPrefix(string(alias), statePrefix())
+}
+
 // cgroups returns those with our name, in every hierarchy.
 func cgroups(t *testing.T) (found []string) {
 	t.Helper()
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "portico") {
+		network, _, ok := strings.Cut(d.Name(), "-node")
+		if err == nil && ok && strings.HasPrefix(network, "portico") && !others(filepath.Join("/sys/class/net", network)) {
 			found = append(found, path)
 		}
 		return nil // others' cgroups come and go

@@ -82,10 +82,13 @@ func (m *Machine) await(ctx context.Context, process string, try func(context.Co
 		return err
 	})
 	var failure *Failure
-	if err != nil && !errors.As(err, &failure) {
-		return m.failure(process, err)
+	switch {
+	case err == nil, errors.As(err, &failure):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err() // interrupted: it is nobody's fault
 	}
-	return err
+	return m.failure(process, err)
 }
 
 func (m *Machine) failure(process string, err error) *Failure {

@@ -79,7 +79,8 @@ Try
   kubectl get nodes -o wide
   kubectl create deployment web --image=%s --replicas=2
   kubectl expose deployment web --port=80 --target-port=8080 --type=NodePort
-  curl http://%s:$(kubectl get service web -o jsonpath='{.spec.ports[0].nodePort}')/
+  kubectl rollout status deployment web
+  curl --retry 5 --retry-connrefused http://%s:$(kubectl get service web -o jsonpath='{.spec.ports[0].nodePort}')/
 
 Logs of its programs are in %s/*/*.log.
 make cluster-shell is a shell with kubectl, make cluster-shell ON=node1 one in a

@@ -50,6 +50,10 @@ func TestEdge(t *testing.T) {
 	t.Run("scale", e.scale)
 	t.Run("certificate rotation and Ingress changes", e.changes)
 	t.Run("rolling update of the controller", e.controllerRollouts)
+	t.Run("drain of a node", e.nodeDrain)
+	t.Run("WebSockets stay open", e.webSockets)
+	t.Run("rolling update of a backend that exits at once", e.abruptBackend)
+	t.Run("a controller pod is killed", e.killed)
 	t.Run("apiserver outage", e.apiserverOutage)
 	t.Run("upgrade and uninstall", e.uninstall)
 }

@@ -62,9 +62,9 @@ cluster-up: ## start a two-node cluster on this computer (root); PROXY=none leav
 	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster
 	@bin/cluster up $(if $(STATE),--state $(STATE)) $(if $(PROXY),--proxy $(PROXY))
 
-cluster-shell: ## a shell with kubectl for that cluster; ON=node1 is one in its first node
+cluster-shell: ## a shell with kubectl and helm for that cluster; ON=node1 is one in its first node
 	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster
-	@bin/cluster shell $(if $(STATE),--state $(STATE)) $(ON)
+	@PATH="$$(test/tools/assets.sh helm):$$PATH" bin/cluster shell $(if $(STATE),--state $(STATE)) $(ON)
 
 cluster-down: ## end that cluster, also after a crash, and leave nothing behind
 	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster

@@ -127,6 +127,9 @@ func Up(ctx context.Context, options Options) (*Cluster, error) {
 	c := newCluster(options.State, programs)
 	c.options, c.progress = options, say
 	if err := c.start(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("interrupted: %w", context.Cause(ctx)) // whatever it met first
+		}
 		// Not with ctx, which may be what ended the start.
 		return nil, errors.Join(err, halt(context.WithoutCancel(ctx), c.state))
 	}

@@ -128,13 +128,26 @@ func (img *Image) env() []string {
 func named(d descriptor, names []string) index {
 	idx := index{SchemaVersion: 2, MediaType: typeIndex}
 	for _, name := range names {
-		d.Annotations = map[string]string{"io.containerd.image.name": name}
+		d.Annotations = map[string]string{"io.containerd.image.name": qualified(name)}
 		if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
 			d.Annotations["org.opencontainers.image.ref.name"] = name[i+1:]
 		}
 		idx.Manifests = append(idx.Manifests, d)
 	}
 	return idx
+}
+
+// qualified returns the name with its registry: kubelet takes a name without
+// one for Docker Hub's, so that is what it must be known by on a node.
+func qualified(name string) string {
+	first, _, nested := strings.Cut(name, "/")
+	switch {
+	case !nested:
+		return "docker.io/library/" + name
+	case strings.ContainsAny(first, ".:") || first == "localhost":
+		return name
+	}
+	return "docker.io/" + name
 }
 
 // writeArchive writes an OCI image layout as a tar file.

@@ -131,6 +131,20 @@ func TestTwoArchitectures(t *testing.T) {
 	}
 }
 
+func TestQualified(t *testing.T) {
+	for name, want := range map[string]string{
+		"portico:1":                "docker.io/library/portico:1",
+		"portico/portico:1":        "docker.io/portico/portico:1",
+		"example.test/portico:1":   "example.test/portico:1",
+		"localhost/portico:1":      "localhost/portico:1",
+		"localhost:5000/portico:1": "localhost:5000/portico:1",
+	} {
+		if got := qualified(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestContent(t *testing.T) {
 	for _, uncompressed := range []bool{false, true} {
 		t.Run(fmt.Sprint("uncompressed ", uncompressed), func(t *testing.T) {

@@ -71,20 +71,28 @@ const ready = `
 A Kubernetes cluster is up. This computer is outside of it and reaches its
 NodePorts; images are not pulled, there is no way to the internet.
 
-  export KUBECONFIG=%s
-  alias kubectl=%s
+  make cluster-shell            a shell with kubectl and helm
+  make cluster-shell ON=node1   a shell in the first node, with nft, conntrack, ctr
+  make cluster-down             ends it all
 
-Try
+or: export KUBECONFIG=%[1]s
+    alias kubectl=%[2]s
 
-  kubectl get nodes -o wide
-  kubectl create deployment web --image=%s --replicas=2
-  kubectl expose deployment web --port=80 --target-port=8080 --type=NodePort
+An application:
+
+  kubectl create deployment web --image=%[3]s --replicas=2
+  kubectl expose deployment web --port=80 --target-port=8080
   kubectl rollout status deployment web
-  curl --retry 5 --retry-connrefused http://%s:$(kubectl get service web -o jsonpath='{.spec.ports[0].nodePort}')/
 
-Logs of its programs are in %s/*/*.log.
-make cluster-shell is a shell with kubectl, make cluster-shell ON=node1 one in a
-node; make cluster-down ends it all.
+Portico in front of it; make images says the VERSION it has built:
+
+  make images && bin/cluster load bin/images/portico.oci.tar
+  helm install portico charts/portico --set image.tag=VERSION --set service.type=NodePort
+  kubectl rollout status deployment portico
+  kubectl create ingress web --class=portico --rule='web.example.com/*=web:80'
+  curl -H 'Host: web.example.com' http://%[4]s:$(kubectl get service portico -o jsonpath='{.spec.ports[0].nodePort}')/
+
+Logs of the cluster's programs are in %[5]s/*/*.log.
 `
 
 // shell replaces this program by a shell.
@@ -100,7 +108,7 @@ func shell(state, machine string) error {
 	environment := append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
 	if machine == "" {
 		environment = append(environment, "PATH="+c.Tools()+":"+os.Getenv("PATH"))
-		fmt.Fprintln(os.Stderr, "kubectl speaks to the cluster; exit leaves this shell.")
+		fmt.Fprintln(os.Stderr, "kubectl and helm speak to the cluster; exit leaves this shell.")
 		return syscall.Exec(program, []string{program}, environment)
 	}
 	for _, m := range append(c.Nodes(), c.Control()) {

@@ -62,6 +62,11 @@ func Write(w io.Writer, names []string, images ...*Image) (digest string, err er
 	if len(names) == 0 || len(images) == 0 {
 		return "", fmt.Errorf("an archive needs a name and an image, have %d and %d", len(names), len(images))
 	}
+	for _, name := range names {
+		if err := checkName(name); err != nil {
+			return "", err
+		}
+	}
 	var blobs blobs
 	var manifests []descriptor
 	for _, img := range images {
@@ -128,7 +133,7 @@ func (img *Image) env() []string {
 func named(d descriptor, names []string) index {
 	idx := index{SchemaVersion: 2, MediaType: typeIndex}
 	for _, name := range names {
-		d.Annotations = map[string]string{"io.containerd.image.name": qualified(name)}
+		d.Annotations = map[string]string{"io.containerd.image.name": name}
 		if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
 			d.Annotations["org.opencontainers.image.ref.name"] = name[i+1:]
 		}
@@ -137,17 +142,14 @@ func named(d descriptor, names []string) index {
 	return idx
 }
 
-// qualified returns the name with its registry: kubelet takes a name without
-// one for Docker Hub's, so that is what it must be known by on a node.
-func qualified(name string) string {
+// checkName refuses names without a registry: kubelet would complete them with
+// a registry of its own choice, and not find the image on its node.
+func checkName(name string) error {
 	first, _, nested := strings.Cut(name, "/")
-	switch {
-	case !nested:
-		return "docker.io/library/" + name
-	case strings.ContainsAny(first, ".:") || first == "localhost":
-		return name
+	if !nested || !strings.ContainsAny(first, ".:") && first != "localhost" {
+		return fmt.Errorf("image name %q lacks a registry; write REGISTRY/NAME:TAG, for example portico.dev/portico:1", name)
 	}
-	return "docker.io/" + name
+	return nil
 }
 
 // writeArchive writes an OCI image layout as a tar file.

@@ -40,7 +40,7 @@ func sample(source, architecture string) *Image {
 		},
 		Entrypoint: []string{"/bin/program"},
 		Args:       []string{"serve"},
-		Labels:     map[string]string{"org.opencontainers.image.title": "sample", "a": "b"},
+		Labels:     map[string]string{"org.opencontainers.image.title": "example.test/sample", "a": "b"},
 	}
 }
 
@@ -104,7 +104,7 @@ func TestReproducible(t *testing.T) {
 
 func TestTwoArchitectures(t *testing.T) {
 	program := source(t, 0o755, 0)
-	digest, a := archive(t, []string{"example.test:5000/sample:1", "sample"}, sample(program, "amd64"), sample(program, "arm64"))
+	digest, a := archive(t, []string{"example.test:5000/sample:1", "example.test/sample"}, sample(program, "amd64"), sample(program, "arm64"))
 	_, content := unpack(t, a)
 	var top index
 	if err := json.Unmarshal(content["index.json"], &top); err != nil {
@@ -131,16 +131,12 @@ func TestTwoArchitectures(t *testing.T) {
 	}
 }
 
-func TestQualified(t *testing.T) {
-	for name, want := range map[string]string{
-		"portico:1":                "docker.io/library/portico:1",
-		"portico/portico:1":        "docker.io/portico/portico:1",
-		"example.test/portico:1":   "example.test/portico:1",
-		"localhost/portico:1":      "localhost/portico:1",
-		"localhost:5000/portico:1": "localhost:5000/portico:1",
+func TestNamesNeedARegistry(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"portico:1": false, "portico/portico:1": false, "example.test/portico:1": true, "localhost/portico:1": true, "localhost:5000/portico:1": true,
 	} {
-		if got := qualified(name); got != want {
-			t.Errorf("%s is %s, want %s", name, got, want)
+		if _, err := Write(io.Discard, []string{name}, sample(source(t, 0o600, 0), "amd64")); (err == nil) != ok {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -150,7 +146,7 @@ func TestContent(t *testing.T) {
 		t.Run(fmt.Sprint("uncompressed ", uncompressed), func(t *testing.T) {
 			img := sample(source(t, 0o600, 0), "amd64")
 			img.Uncompressed = uncompressed
-			_, a := archive(t, []string{"sample:1"}, img)
+			_, a := archive(t, []string{"example.test/sample:1"}, img)
 			_, content := unpack(t, a)
 			var top index
 			if err := json.Unmarshal(content["index.json"], &top); err != nil {
@@ -212,7 +208,7 @@ func TestRefused(t *testing.T) {
 		"not a regular file": {{Path: "/x", Source: "/"}},
 		"more than one":      {{Path: "/x", Link: "y", Data: []byte("z")}},
 	} {
-		if _, err := Write(io.Discard, []string{"x:1"}, &Image{Files: files}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Write(io.Discard, []string{"example.test/x:1"}, &Image{Files: files}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("files %+v: got %v, want an error with %q", files, err, want)
 		}
 	}

@@ -32,6 +32,9 @@ func main() {
 	}
 }
 
+// registry is the chart's default. The archive may be pushed anywhere.
+const registry = "portico.dev/"
+
 type builder struct{ out, version, commit string }
 
 func (b builder) build(ctx context.Context, name string, archs []string) error {
@@ -51,11 +54,11 @@ func (b builder) build(ctx context.Context, name string, archs []string) error {
 	if err != nil {
 		return err
 	}
-	digest, err := image.Write(f, []string{name + ":" + b.version}, images...)
+	digest, err := image.Write(f, []string{registry + name + ":" + b.version}, images...)
 	if err := firstOf(err, f.Close()); err != nil {
 		return err
 	}
-	fmt.Printf("%s %s:%s %s\n", archive, name, b.version, digest)
+	fmt.Printf("%s %s%s:%s %s\n", archive, registry, name, b.version, digest)
 	return nil
 }
 

@@ -145,7 +145,10 @@ func (p *plane) run(ctx context.Context, source runnable, checks admin.Checks) e
 	}
 	start(source)
 	flushed := p.startAccessLog(ctx)
-	group.Go(func() error { return p.server.Serve(work) })
+	group.Go(func() error {
+		p.awaitTable(work)
+		return p.server.Serve(work)
+	})
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -162,6 +165,24 @@ func (p *plane) run(ctx context.Context, source runnable, checks admin.Checks) e
 		return nil
 	}
 	return err
+}
+
+// awaitTable waits for the first table. Until then connections wait in the
+// queues of the sockets: a container that was started again gets requests
+// before its readiness is asked for, and would answer them with 503 and the
+// default certificate.
+func (p *plane) awaitTable(ctx context.Context) {
+	for {
+		changed := p.publisher.Changed()
+		if p.publisher.Snapshot() != nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // startAccessLog keeps the log running until the function that it returns is

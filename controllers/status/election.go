@@ -37,14 +37,18 @@ type Lease struct {
 type election struct {
 	// const after newElection
 	lease Lease
-	lock  resourcelock.Interface // nil: always elected
-	run   func(context.Context)  // until its context ends
+	fence *fence // the Lease; nil: always elected
+	run   term
 	log   logr.Logger
 
-	term sync.Mutex // held for the time of a term, so that two never overlap
+	running sync.Mutex // held for the time of a term, so that two never overlap
 }
 
-func newElection(cfg *rest.Config, lease Lease, run func(context.Context), log logr.Logger) (*election, error) {
+// A term is what is run while elected, until its context ends. Before every
+// write it asks holds, since a context ends a moment after its time.
+type term func(ctx context.Context, holds func() bool)
+
+func newElection(cfg *rest.Config, lease Lease, run term, log logr.Logger) (*election, error) {
 	e := &election{lease: lease, run: run, log: log}
 	if lease.Name == "" {
 		return e, nil
@@ -66,9 +70,13 @@ func newElection(cfg *rest.Config, lease Lease, run func(context.Context), log l
 	if err != nil {
 		return nil, fmt.Errorf("making a client for the Lease: %w", err)
 	}
-	e.lock, err = resourcelock.New(resourcelock.LeasesResourceLock, e.lease.Namespace, e.lease.Name,
+	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, e.lease.Namespace, e.lease.Name,
 		clients.CoreV1(), clients.CoordinationV1(), resourcelock.ResourceLockConfig{Identity: e.lease.Identity})
-	return e, err
+	if err != nil {
+		return nil, err
+	}
+	e.fence = &fence{Interface: lock, duration: e.lease.Duration}
+	return e, nil
 }
 
 func (e *election) renewDeadline() time.Duration { return e.lease.Duration * 2 / 3 }
@@ -78,42 +86,64 @@ func (*election) NeedLeaderElection() bool { return false }
 
 // Start takes part in elections until ctx ends.
 func (e *election) Start(ctx context.Context) error {
-	if e.lock == nil {
-		e.run(ctx)
+	if e.fence == nil {
+		e.run(ctx, func() bool { return true })
 		return nil
 	}
 	ctx = klog.NewContext(ctx, e.log)
 	for ctx.Err() == nil {
-		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-			Lock:            e.lock,
-			Name:            e.lease.Name,
-			LeaseDuration:   e.lease.Duration,
-			RenewDeadline:   e.renewDeadline(),
-			RetryPeriod:     e.lease.Duration / 7,
-			ReleaseOnCancel: true,
-			Callbacks: leaderelection.LeaderCallbacks{
-				OnStartedLeading: e.lead,
-				OnStoppedLeading: func() {},
-			},
-		})
-		if err != nil {
+		if err := e.takePart(ctx); err != nil {
 			return err
 		}
-		elector.Run(ctx) // until the Lease is lost
 	}
-	e.term.Lock() // the last term has ended
-	defer e.term.Unlock()
+	e.running.Lock() // the last term has ended
+	defer e.running.Unlock()
 	return nil
 }
 
-// lead is one term. It is called in a goroutine of the elector.
-func (e *election) lead(ctx context.Context) {
-	e.term.Lock()
-	defer e.term.Unlock()
+// takePart returns when the Lease was ours and is no more.
+func (e *election) takePart(ctx context.Context) error {
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock:            e.fence,
+		Name:            e.lease.Name,
+		LeaseDuration:   e.lease.Duration,
+		RenewDeadline:   e.renewDeadline(),
+		RetryPeriod:     e.lease.Duration / 7,
+		ReleaseOnCancel: true,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) { e.lead(ctx, giveUp) },
+			OnStoppedLeading: func() {},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	elector.Run(ctx)
+	return nil
+}
+
+// lead is one term. It is called in a goroutine of the elector, which giveUp
+// ends: when the Lease runs out unnoticed, the next term begins with an
+// election.
+func (e *election) lead(ctx context.Context, giveUp context.CancelFunc) {
+	e.running.Lock()
+	defer e.running.Unlock()
 	if ctx.Err() != nil {
 		return
 	}
+	ctx, end := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if e.fence.runsOut(ctx) {
+			giveUp()
+			end()
+		}
+	})
 	e.log.Info("elected to write status and Events", "identity", e.lease.Identity)
-	e.run(ctx)
+	e.run(ctx, e.fence.holds)
 	e.log.Info("no longer elected to write status and Events", "identity", e.lease.Identity)
+	end()
+	watching.Wait()
 }

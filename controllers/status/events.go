@@ -39,6 +39,7 @@ type events struct {
 	client   client.Client
 	problems Problems
 	pace     *rate.Limiter
+	holds    func() bool // whether we are elected for sure
 	log      logr.Logger
 
 	// written are the names of the Events of current problems that need no
@@ -46,11 +47,12 @@ type events struct {
 	written map[string]struct{}
 }
 
-func newEvents(c client.Client, opts Options) *events {
+func newEvents(c client.Client, opts Options, holds func() bool) *events {
 	return &events{
 		client:   c,
 		problems: opts.Problems,
 		pace:     rate.NewLimiter(10, 50),
+		holds:    holds,
 		log:      opts.Log,
 		written:  make(map[string]struct{}),
 	}
@@ -99,7 +101,7 @@ func (e *events) write(ctx context.Context, changed <-chan struct{}) bool {
 		if _, ok := e.written[name]; ok {
 			continue
 		}
-		if e.pace.Wait(ctx) != nil {
+		if e.pace.Wait(ctx) != nil || !e.holds() {
 			return true
 		}
 		if e.create(ctx, name, current[name]) {

@@ -130,7 +130,7 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			newEvents(c, Options{Problems: problems, Log: logr.Discard()}).run(ctx)
+			newEvents(c, Options{Problems: problems, Log: logr.Discard()}, func() bool { return true }).run(ctx)
 		}()
 		for _, name := range want {
 			if got := <-told; got != name {

@@ -69,12 +69,12 @@ func (s Source) none() bool {
 }
 
 // run writes until ctx ends.
-func (t *writers) run(ctx context.Context) {
+func (t *writers) run(ctx context.Context, holds func() bool) {
 	var group sync.WaitGroup
-	group.Go(func() { newEvents(t.mgr.GetClient(), t.opts).run(ctx) })
+	group.Go(func() { newEvents(t.mgr.GetClient(), t.opts, holds).run(ctx) })
 	if t.publishes() {
 		group.Go(func() {
-			if err := t.writeStatus(ctx); err != nil && ctx.Err() == nil {
+			if err := t.writeStatus(ctx, holds); err != nil && ctx.Err() == nil {
 				t.opts.Log.Error(err, "no status is written until another election")
 			}
 		})
@@ -83,7 +83,7 @@ func (t *writers) run(ctx context.Context) {
 }
 
 // writeStatus keeps the status of every Ingress right until ctx ends.
-func (t *writers) writeStatus(ctx context.Context) (err error) {
+func (t *writers) writeStatus(ctx context.Context, holds func() bool) (err error) {
 	shared := &termCache{Cache: t.mgr.GetCache()}
 	defer func() { err = errors.Join(err, shared.end()) }()
 	w := &writer{
@@ -94,6 +94,7 @@ func (t *writers) writeStatus(ctx context.Context) (err error) {
 		live:      t.mgr.GetAPIReader(),
 		client:    t.mgr.GetClient(),
 		addresses: &addresses{source: t.opts.Source, log: t.opts.Log},
+		holds:     holds,
 		log:       t.opts.Log,
 	}
 	skip := true // the name is the same in every term

@@ -1,7 +1,8 @@
 // Package status writes what users see of Portico at the apiserver: the
 // addresses in an Ingress's status.loadBalancer, and an Event for every
-// problem. Only the elected replica writes; election has no fencing, so every
-// update carries the resourceVersion that it was decided on.
+// problem. Only the elected replica writes, and only while its Lease cannot be
+// another's. The apiserver does not check that, so every update also carries
+// the resourceVersion that it was decided on.
 package status
 
 import (
@@ -85,6 +86,7 @@ type writer struct {
 	live      client.Reader
 	client    client.Client
 	addresses *addresses
+	holds     func() bool // whether we are elected for sure
 	log       logr.Logger
 }
 
@@ -111,7 +113,7 @@ func (w *writer) write(ctx context.Context, req reconcile.Request) error {
 		return err
 	}
 	want, change, err := w.decide(ctx, &ing)
-	if err != nil || !change {
+	if err != nil || !change || !w.holds() {
 		return err
 	}
 	ing.Status.LoadBalancer.Ingress = want

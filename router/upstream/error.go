@@ -29,8 +29,8 @@ type Error struct {
 	// dialing tells that no connection was made, so nothing was sent.
 	dialing bool
 	// replay tells that the request may be sent again on a new connection:
-	// the one that failed was an old one, and either nothing was sent on it
-	// or sending twice does no harm.
+	// no byte of a response came, and either nothing was sent or sending twice
+	// does no harm.
 	replay bool
 }
 

@@ -262,6 +262,35 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestDyingEndpoint: an endpoint that takes a request and dies costs no
+// idempotent request while another endpoint lives, and others are never sent
+// twice.
+func TestDyingEndpoint(t *testing.T) {
+	for _, method := range []string{"GET", "HEAD", "DELETE", "POST", "PATCH"} {
+		t.Run(method, func(t *testing.T) {
+			dying := backend.Serve(t, func(c *backend.Conn) { c.Head(); c.Reset() })
+			living := backend.Serve(t, backend.Always("HTTP/1.1 204 No Content\r\n\r\n"))
+			r := newRegistry(t, Options{Policy: DialPolicy{AllowLoopback: true}})
+			k := Key{"ns", "svc", "80"}
+			r.Set(k, ready(dying.Addr, living.Addr))
+			failed := 0
+			const requests = 6
+			for range requests {
+				if _, err := get(t, r.Pool(k), &Request{Method: method, Target: "/", Host: "h"}); err != nil {
+					failed++
+				}
+			}
+			sent := strings.Count(dying.Received()+living.Received(), method+" / ")
+			if idempotent(method) && failed != 0 {
+				t.Errorf("%d of %d were lost", failed, requests)
+			}
+			if !idempotent(method) && (sent != requests || failed == 0) {
+				t.Errorf("%d requests were sent %d times, %d failed", requests, sent, failed)
+			}
+		})
+	}
+}
+
 func TestResponseFraming(t *testing.T) {
 	for name, tt := range map[string]struct {
 		response string

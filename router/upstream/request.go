@@ -91,10 +91,10 @@ const maxAttempts = 8
 // final response is there; the request body may still be on its way. The caller
 // must Close the response. Errors are *Error.
 //
-// An endpoint that cannot be connected to is passed over for another one. A
-// request is never sent twice, but for one case: an old connection that the
-// backend has closed in the meantime, with a request that was not sent or does
-// no harm sent twice (RFC 9110 §9.2.2).
+// An endpoint that cannot be connected to is passed over for another one, and so
+// is one that closes the connection without a byte of a response, if the
+// request was not sent or does no harm sent twice: idempotent, without a body
+// (RFC 9110 §9.2.2). Any other request is sent once.
 func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	l := p.live.Load()
 	attempts := min(p.reg.opts.Attempts, maxAttempts)
@@ -116,7 +116,7 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 		}
 		last = err
 		last.Attempts = n + 1
-		if !err.dialing {
+		if !err.dialing && !err.replay {
 			break
 		}
 	}
@@ -159,7 +159,7 @@ func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	n, err := c.nc.Write(head)
 	if err != nil {
 		e := resp.fail(err)
-		e.replay = c.reused && n == 0 && e.Kind == Broken
+		e.replay = n == 0 && e.Kind == Broken
 		return nil, e
 	}
 	if req.Length != 0 {
@@ -169,7 +169,7 @@ func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	if err := resp.readHead(); err != nil {
 		silent := c.w == 0 && !resp.informed
 		e := resp.fail(err)
-		e.replay = c.reused && silent && e.Kind == Broken && req.Length == 0 && idempotent(req.Method)
+		e.replay = silent && e.Kind == Broken && req.Length == 0 && idempotent(req.Method)
 		return nil, e
 	}
 	return resp, nil

@@ -19,13 +19,16 @@ import (
 // statusManager is the field manager whose ownership of an Ingress's status is
 // kept visible in metadata.managedFields (see controllers/status); all other
 // managed fields are dropped. May be empty.
-func CacheOptions(namespaces []string, statusManager string) cache.Options {
+//
+// watches are told of failures; the same go to Options.
+func CacheOptions(namespaces []string, statusManager string, watches *Watches) cache.Options {
 	shared := true
 	opts := cache.Options{
 		// An informer that nobody planned would watch with fields and
 		// namespaces that nobody restricted.
 		ReaderFailOnMissingInformer:  true,
 		DefaultUnsafeDisableDeepCopy: &shared,
+		DefaultWatchErrorHandler:     watches.failed,
 		ByObject: map[client.Object]cache.ByObject{
 			&networkingv1.Ingress{}:      {Transform: trim(trimIngress(statusManager))},
 			&networkingv1.IngressClass{}: {Transform: trim(trimClass)},

@@ -68,7 +68,7 @@ func TestTrimmingLosesNothingThatIsRead(t *testing.T) {
 	if len(wantState.Usable()) != 1 || len(wantIngress.TLS) != 1 {
 		t.Fatalf("the objects do not say what the test needs: %+v, %+v", wantState, wantIngress)
 	}
-	transforms := CacheOptions([]string{"shop"}, "us").ByObject
+	transforms := CacheOptions([]string{"shop"}, "us", new(Watches)).ByObject
 	for obj, by := range transforms {
 		for _, full := range []client.Object{ing, svc, slice} {
 			if reflect.TypeOf(obj) != reflect.TypeOf(full) {

@@ -35,6 +35,9 @@ type Options struct {
 	// Namespaces restricts everything to these; empty means all. The same
 	// list goes to CacheOptions.
 	Namespaces []string
+	// Watches are those that went to CacheOptions; nil: readiness does not
+	// say why a list is not delivered.
+	Watches *Watches
 	// DefaultTLSSecret is watched although no Ingress names it; zero for
 	// none. Its namespace need not be among Namespaces.
 	DefaultTLSSecret certstore.SecretRef

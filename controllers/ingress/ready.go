@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // A Check is one condition of readiness.
@@ -18,6 +20,7 @@ type Check struct {
 // syncCheck asks an informer whether its first list was delivered.
 type syncCheck struct {
 	name   string
+	object client.Object // of the type that is watched
 	synced func() bool
 }
 
@@ -30,6 +33,9 @@ func (c *Controller) Ready() []Check {
 		check := Check{Name: s.name, Ready: s.synced()}
 		if !check.Ready {
 			check.Detail = "the first list has not been delivered"
+			if why := c.opts.Watches.why(s.object); why != "" {
+				check.Detail += ": " + why
+			}
 		}
 		checks = append(checks, check)
 	}

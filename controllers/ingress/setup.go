@@ -96,7 +96,7 @@ func (c *Controller) watch(mgr manager.Manager) error {
 		if err != nil {
 			return fmt.Errorf("watching %s: %w", w.name, err)
 		}
-		c.synced = append(c.synced, syncCheck{w.name, informer.HasSynced})
+		c.synced = append(c.synced, syncCheck{w.name, w.object, informer.HasSynced})
 	}
 	elected := false
 	worker, err := controller.NewTyped("ingress", mgr, controller.TypedOptions[request]{

@@ -93,11 +93,12 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 		log = logr.Discard()
 	}
 	skip := true
+	watches := new(ingress.Watches)
 	mgr, err := manager.New(s.config, manager.Options{
 		Scheme:         scheme.Scheme,
 		Logger:         log,
 		MapperProvider: ingress.NewRESTMapper,
-		Cache:          ingress.CacheOptions(s.namespaces, status.FieldManager(s.controllers)),
+		Cache:          ingress.CacheOptions(s.namespaces, status.FieldManager(s.controllers), watches),
 		Metrics:        metricsserver.Options{BindAddress: "0"},
 		Controller:     config.Controller{SkipNameValidation: &skip},
 	})
@@ -108,7 +109,7 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 	in.publisher = publish.New(publish.Options{Router: s.router, Registry: in.registry, Certs: in.certs, Interval: s.interval, Log: log.WithName("publish")})
 	must(mgr.Add(in.publisher))
 	in.follows, err = ingress.New(mgr, ingress.Options{
-		Translate: s.translate, Namespaces: s.namespaces, DefaultTLSSecret: s.defaultTLS, DefaultBackend: s.router.Default,
+		Translate: s.translate, Namespaces: s.namespaces, Watches: watches, DefaultTLSSecret: s.defaultTLS, DefaultBackend: s.router.Default,
 		Publisher: in.publisher, Registry: in.registry, Certs: in.certs, Log: log.WithName("ingress"),
 	})
 	must(err)

@@ -2,7 +2,9 @@ package envtest_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -81,4 +83,31 @@ func TestShippedPermissions(t *testing.T) {
 	in.waitURL("https://shop.example/", "one")
 	in.waitCertificate("shop.example", "typed")
 	c.waitEvents("web", 1)
+}
+
+// Without permissions nothing is served, and readiness says what is refused,
+// until they are granted.
+func TestWithoutPermissions(t *testing.T) {
+	c := newCluster(t)
+	shipped := shippedRoles(t)
+	user := c.namespace + "-user"
+	in := c.start(func(s *settings) { s.config, s.silent = envtest.User(t, user), true })
+	eventually(t, func() error {
+		refused := 0
+		for _, check := range in.follows.Ready() {
+			if strings.Contains(check.Detail, fmt.Sprintf("cannot list resource %q", check.Name)) && !check.Ready {
+				refused++
+			}
+		}
+		if refused != 4 {
+			return errNotYet(fmt.Sprintf("%+v", in.follows.Ready()))
+		}
+		return nil
+	})
+	c.createOnce(shipped.cluster)
+	c.create(&rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user}, Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: user}},
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: shipped.cluster.Name},
+	})
+	eventually(t, func() error { return in.waitsFor() })
 }

@@ -98,12 +98,13 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	mgr, err := f.manager(kube, log)
+	watches := new(ingress.Watches)
+	mgr, err := f.manager(kube, watches, log)
 	if err != nil {
 		return err
 	}
 	follows, err := ingress.New(mgr, ingress.Options{
-		Translate: r.translate, Namespaces: f.namespaces, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
+		Translate: r.translate, Namespaces: f.namespaces, Watches: watches, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
 		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Log: log.WithName("ingress"),
 	})
 	if err != nil {
@@ -116,7 +117,28 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	}
 	log.Info("starting", "version", versionNumber(), "controllerNames", f.routing.ControllerNames,
 		"http", f.proxy.HTTPAddr, "https", f.proxy.HTTPSAddr, "admin", f.proxy.AdminAddr, "debug", f.proxy.DebugAddr)
-	return p.run(ctx, mgr, readiness(follows))
+	return p.run(ctx, follower{mgr}, readiness(follows))
+}
+
+// follower is a manager that ends with its context. Waiting for caches that
+// are never filled, for want of rights or of an apiserver, controller-runtime
+// does not.
+type follower struct{ mgr manager.Manager }
+
+func (f follower) Start(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- f.mgr.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case <-f.mgr.Elected(): // started, whoever is elected: it does not elect
+		return <-ended
+	default:
+		return nil
+	}
 }
 
 // readiness shows the controller's conditions as the admin page takes them.
@@ -130,12 +152,12 @@ func readiness(c *ingress.Controller) admin.Checks {
 	}
 }
 
-func (f *controllerFlags) manager(kube *kubeClient, log logr.Logger) (manager.Manager, error) {
+func (f *controllerFlags) manager(kube *kubeClient, watches *ingress.Watches, log logr.Logger) (manager.Manager, error) {
 	return manager.New(kube.config, manager.Options{
 		Scheme:         scheme.Scheme,
 		Logger:         log,
 		MapperProvider: ingress.NewRESTMapper,
-		Cache:          ingress.CacheOptions(f.namespaces, status.FieldManager(f.routing.ControllerNames)),
+		Cache:          ingress.CacheOptions(f.namespaces, status.FieldManager(f.routing.ControllerNames), watches),
 		Metrics:        metricsserver.Options{BindAddress: "0"}, // ours are at --admin-addr
 	})
 }

@@ -9,16 +9,26 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asProgram is set in the environment of a test binary that is to be portico.
+const asProgram = "PORTICO_TEST_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // execute runs the command as main does.
 func execute(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
@@ -292,6 +302,37 @@ func TestServe(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	log.until(t, "nothing was cut")
+}
+
+// TestStopWithoutRights: a controller that may list nothing says so, and ends
+// when it is told to. It is a process of its own, which is to be gone whole.
+func TestStopWithoutRights(t *testing.T) {
+	apiserver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"you may not list","reason":"Forbidden","code":403}`)
+	}))
+	defer apiserver.Close()
+	config := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: x, contexts: [{name: x, context: {cluster: x}}], clusters: [{name: x, cluster: {server: %q}}]}`, apiserver.URL)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := &served{got: make(chan struct{}, 1)}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "controller", "--kubeconfig", config, "--http-addr", "127.0.0.1:0", "--https-addr", "",
+		"--admin-addr", "", "--debug-addr", "", "--leader-elect=false", "--drain-delay", "0s")
+	cmd.Env = append(os.Environ(), asProgram+"=yes")
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	log.until(t, "you may not list")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestRedirectToPickedPort: where the system picks the port of --https-addr,

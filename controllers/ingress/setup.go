@@ -189,10 +189,21 @@ func (c *Controller) release(ctx context.Context) error {
 		return nil
 	}
 	if c.secrets.settled(ctx) {
+		c.logDefaultCertificate()
 		c.opts.Publisher.Release()
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// logDefaultCertificate says what is wrong with --default-tls-secret. There is
+// an Event too, but whoever set the flag looks into the log first.
+func (c *Controller) logDefaultCertificate() {
+	for _, p := range c.opts.Certs.Problems() {
+		if ref := c.opts.DefaultTLSSecret; p.Object.Kind == "Secret" && p.Object.Namespace == ref.Namespace && p.Object.Name == ref.Name {
+			c.opts.Log.Info("the default certificate has a problem", "secret", ref.String(), "problem", p.Text())
+		}
+	}
 }
 
 // everyReplica is a part of a manager that does not wait for election.

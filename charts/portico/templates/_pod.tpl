@@ -111,6 +111,8 @@ spec:
         httpGet: {path: /healthz, port: admin}
         periodSeconds: 10
         failureThreshold: 6
+      # kubectl describe pod then shows why it ended.
+      terminationMessagePolicy: FallbackToLogsOnError
       resources:
         {{- toYaml .Values.resources | nindent 8 }}
       securityContext:

@@ -55,6 +55,7 @@ func TestEdge(t *testing.T) {
 	t.Run("rolling update of a backend that exits at once", e.abruptBackend)
 	t.Run("a controller pod is killed", e.killed)
 	t.Run("apiserver outage", e.apiserverOutage)
+	t.Run("trouble is told", e.trouble)
 	t.Run("leaders come and go", e.leaders)
 	t.Run("upgrade and uninstall", e.uninstall)
 }

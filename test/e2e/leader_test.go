@@ -40,8 +40,13 @@ func (e *edge) leaders(t *testing.T) {
 func (e *edge) sameTable(t *testing.T) {
 	var tables []func() (string, error)
 	for _, pod := range e.controllers(t) {
-		debug := e.forward(t, pod)
-		tables = append(tables, func() (string, error) { return tableAt(t.Context(), debug) })
+		debug := e.forward(t, pod, 9091)
+		tables = append(tables, func() (string, error) {
+			page, err := fetch(t.Context(), debug+"/table")
+			// The first line tells how often and when this replica published.
+			_, table, _ := strings.Cut(page, "\n")
+			return table, err
+		})
 	}
 	if len(tables) != replicas {
 		t.Fatalf("%d replicas are ready, want %d", len(tables), replicas)
@@ -60,10 +65,8 @@ func (e *edge) sameTable(t *testing.T) {
 	})
 }
 
-// tableAt returns the page without its first line, which tells how often and
-// when this replica published.
-func tableAt(ctx context.Context, debug string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, debug+"/table", nil)
+func fetch(ctx context.Context, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
@@ -73,17 +76,17 @@ func tableAt(ctx context.Context, debug string) (string, error) {
 	}
 	defer resp.Body.Close()
 	page, err := io.ReadAll(resp.Body)
-	_, table, _ := strings.Cut(string(page), "\n")
-	return table, err
+	return string(page), err
 }
 
-var forwarding = regexp.MustCompile(`Forwarding from (127\.0\.0\.1:\d+) -> 9091`)
+var forwarding = regexp.MustCompile(`Forwarding from (127\.0\.0\.1:\d+) -> `)
 
-// forward runs kubectl port-forward to a pod's debug port until the test ends.
-func (e *edge) forward(t *testing.T, pod corev1.Pod) (url string) {
+// forward runs kubectl port-forward to a pod's port until the test ends.
+func (e *edge) forward(t *testing.T, pod corev1.Pod, port int) (url string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, filepath.Join(e.Tools(), "kubectl"), "--kubeconfig", e.Kubeconfig(), "port-forward", "-n", namespace, "pod/"+pod.Name, ":9091")
+	cmd := exec.CommandContext(ctx, filepath.Join(e.Tools(), "kubectl"), "--kubeconfig", e.Kubeconfig(),
+		"port-forward", "-n", namespace, "pod/"+pod.Name, fmt.Sprintf(":%d", port))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

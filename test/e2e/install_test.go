@@ -31,7 +31,7 @@ const (
 	namespace = "portico-system"
 	release   = "edge"
 	full      = "edge-portico" // of every object of the release
-	patience  = 60 * time.Second
+	patience  = 3 * time.Minute
 )
 
 // edge is one installed Portico.

@@ -122,8 +122,9 @@ type Engine struct {
 
 	panics atomic.Int64
 
-	mu    sync.Mutex // protects the following
-	conns map[*h1Conn]struct{}
+	mu      sync.Mutex // protects the following
+	conns   map[*h1Conn]struct{}
+	h2conns map[*farewell]struct{}
 }
 
 // New returns an Engine. Start must run for idle connections to notice that the
@@ -139,7 +140,7 @@ func New(opts Options) *Engine {
 	if opts.Observer == nil {
 		opts.Observer = Observers(nil)
 	}
-	e := &Engine{opts: opts, conns: make(map[*h1Conn]struct{})}
+	e := &Engine{opts: opts, conns: make(map[*h1Conn]struct{}), h2conns: make(map[*farewell]struct{})}
 	e.h2, e.h2cfg = newH2Server(&e.opts)
 	return e
 }
@@ -154,21 +155,6 @@ func (e *Engine) Start(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	return nil
-}
-
-// goAway sends GOAWAY on every HTTP/2 connection, and again for those that were
-// about to begin.
-func (e *Engine) goAway(ctx context.Context) {
-	again := time.NewTicker(time.Second)
-	defer again.Stop()
-	for {
-		e.h2cfg.Shutdown(ctx) // has no listeners, so it only tells connections
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // ServeConn serves one connection until it ends, and closes it. info must be

@@ -50,7 +50,7 @@ func newH2Server(opts *Options) (*http2.Server, *http.Server) {
 // h2Conn is the HTTP/2 side of one client connection.
 type h2Conn struct {
 	e    *Engine
-	nc   net.Conn
+	nc   *farewell
 	info *view.Conn
 
 	mu     sync.Mutex // protects the following
@@ -59,9 +59,15 @@ type h2Conn struct {
 }
 
 func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn) {
-	c := &h2Conn{e: e, nc: nc, info: info}
+	secure, ok := nc.(tlsConn)
+	if !ok {
+		return
+	}
+	c := &h2Conn{e: e, nc: newFarewell(secure), info: info}
+	e.trackH2(c.nc)
+	defer e.untrackH2(c.nc)
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
-	e.h2.ServeConn(nc, &http2.ServeConnOpts{Context: ctx, BaseConfig: e.h2cfg, Handler: c})
+	e.h2.ServeConn(c.nc, &http2.ServeConnOpts{Context: ctx, BaseConfig: e.h2cfg, Handler: c})
 }
 
 // ServeHTTP takes one stream.

@@ -95,8 +95,8 @@ func (s *h2Stream) Begin(head *responseHead) error {
 	if head.Length >= 0 && head.Status != http.StatusNoContent {
 		h["Content-Length"] = []string{strconv.FormatInt(head.Length, 10)}
 	}
-	if s.c.e.draining() {
-		h["Connection"] = []string{"close"} // becomes a GOAWAY
+	if s.c.nc.answered() {
+		h["Connection"] = []string{"close"} // becomes the last GOAWAY
 	}
 	s.w.WriteHeader(head.Status)
 	return nil

@@ -864,25 +864,6 @@ func TestDrain(t *testing.T) {
 	tunnel.closed()
 }
 
-func TestH2GoAwayOnDrain(t *testing.T) {
-	g := newRig(t, backend.OK("ok"))
-	c := g.dialTLS("", "h2")
-	fr := handshakeH2(t, c)
-	if f, err := fr.ReadFrame(); err != nil || f.Header().Type != http2.FrameSettings {
-		t.Fatalf("no SETTINGS: %v, %v", f, err)
-	}
-	close(g.drain)
-	for {
-		f, err := fr.ReadFrame()
-		if err != nil {
-			t.Fatalf("no GOAWAY: %v", err)
-		}
-		if f.Header().Type == http2.FrameGoAway {
-			return
-		}
-	}
-}
-
 func TestAccessLog(t *testing.T) {
 	var out lockedBuffer
 	log := NewAccessLog(&out, 16)

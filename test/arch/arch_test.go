@@ -49,6 +49,7 @@ var rules = map[string]rule{
 	// wire parses into view's fields; view is the vocabulary of floor 0.
 	"router/wire":     {floor: 0, ours: []string{"router/view"}, banned: dataPath},
 	"router/listen":   {floor: 0, ours: []string{"router/view"}, banned: dataPath},
+	"router/l4":       {floor: 0, banned: with(dataPath, "github.com/mdlayher/netlink", "the node's model knows nothing of the kernel: router/l4/nft renders it")},
 	"tls/certstore":   {floor: 0, ours: []string{"router/view"}, banned: dataPath},
 	"tls/localca":     {floor: 0, banned: dataPath},
 	"router":          {floor: 1, ours: []string{"router/view", "router/policy", "router/internal/trie"}, banned: with(dataPath, "net/http", "the table decides, it does not serve")},

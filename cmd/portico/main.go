@@ -96,6 +96,7 @@ to ready endpoints, without ever reloading.
   portico controller  from a Kubernetes cluster
   portico explain     why a request goes where it goes
   portico convert     old manifests in their current form
+  portico prove       that a rolling update loses no request, in your cluster
 
 Every flag can be given by an environment variable: PORTICO_ and the flag's
 name in capitals, "-" as "_". A flag goes before its variable; lists are
@@ -104,7 +105,7 @@ separated by commas.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newServe(), newController(), newExplain(), newConvert(), newClearStatus(), newVersion())
+	root.AddCommand(newServe(), newController(), newExplain(), newConvert(), newProve(), newClearStatus(), newVersion())
 	for _, cmd := range root.Commands() {
 		describeEnv(cmd.Flags())
 		cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -65,7 +65,9 @@ var rules = map[string]rule{
 	"controllers/status":    {floor: 3, ours: []string{"controllers/translate", "router/publish"}, banned: noEngine()},
 	"controllers/folder": {floor: 3, ours: []string{"controllers/translate", "controllers/manifest", "router", "router/publish", "router/upstream", "tls/certstore", "tls/localca"},
 		banned: noEngine()},
-	"cmd/portico-demo": {floor: 4},
+	"controllers/prove":      {floor: 3, ours: []string{"controllers/prove/load"}, banned: noEngine()},
+	"controllers/prove/load": {floor: 0, banned: dataPath},
+	"cmd/portico-demo":       {floor: 4},
 }
 
 // anything lists packages that wire the parts together, and those that only

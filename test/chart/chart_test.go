@@ -16,6 +16,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -222,6 +223,40 @@ func TestPodSecurity(t *testing.T) {
 	})
 }
 
+// TestHooksArePodSecure: what runs beside the controller needs no more than
+// "restricted".
+func TestHooksArePodSecure(t *testing.T) {
+	c, err := client.New(envtest.Config(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace(t, c, "restricted", "restricted")
+	forEach(t, func(t *testing.T, _, text string) {
+		var specs []corev1.PodSpec
+		for _, u := range objects(t, text) {
+			switch u.GetKind() {
+			case "Pod":
+				specs = append(specs, as[corev1.Pod](t, u).Spec)
+			case "Job":
+				specs = append(specs, as[batchv1.Job](t, u).Spec.Template.Spec)
+			}
+		}
+		if len(specs) != 2 {
+			t.Errorf("%d pods of hooks, want that of helm test and that of the uninstall", len(specs))
+		}
+		for _, spec := range specs {
+			spec.ServiceAccountName = "default"
+			account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "restricted", Name: "default"}}
+			if err := c.Create(t.Context(), account); err != nil && !apierrors.IsAlreadyExists(err) {
+				t.Fatal(err)
+			}
+			if err := create(t.Context(), c, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "restricted", Name: "p"}, Spec: spec}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // create retries while the admission plugin has not seen a ServiceAccount or
 // PriorityClass that is there.
 func create(ctx context.Context, c client.Client, pod *corev1.Pod) error {
@@ -252,6 +287,13 @@ var used = map[string]string{
 	"leases.coordination.k8s.io":         "get create update",
 }
 
+// usedByProve is every right that helm test uses.
+var usedByProve = map[string]string{
+	"deployments.apps":            "create get patch delete",
+	"services.":                   "create delete",
+	"ingresses.networking.k8s.io": "create get delete",
+}
+
 // TestRights: no right beyond what is used, none by "*", and Secrets never
 // wider than the values say.
 func TestRights(t *testing.T) {
@@ -260,8 +302,12 @@ func TestRights(t *testing.T) {
 			if u.GetKind() != "ClusterRole" && u.GetKind() != "Role" {
 				continue
 			}
+			rights := used
+			if strings.HasSuffix(u.GetName(), "-prove") {
+				rights = usedByProve
+			}
 			for _, rule := range as[rbacv1.ClusterRole](t, u).Rules {
-				checkRule(t, u.GetKind()+" "+u.GetNamespace()+"/"+u.GetName(), rule)
+				checkRule(t, u.GetKind()+" "+u.GetNamespace()+"/"+u.GetName(), rule, rights)
 				if slices.Contains(rule.Resources, "secrets") && name == "namespaces" && u.GetNamespace() != "shop" && len(rule.ResourceNames) == 0 {
 					t.Errorf("%s %s/%s reads Secrets outside of the listed namespace", u.GetKind(), u.GetNamespace(), u.GetName())
 				}
@@ -270,7 +316,7 @@ func TestRights(t *testing.T) {
 	})
 }
 
-func checkRule(t *testing.T, role string, rule rbacv1.PolicyRule) {
+func checkRule(t *testing.T, role string, rule rbacv1.PolicyRule, used map[string]string) {
 	t.Helper()
 	if len(rule.NonResourceURLs) > 0 {
 		t.Errorf("%s: rights on URLs: %v", role, rule.NonResourceURLs)

@@ -14,8 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/portico-ingress/portico/controllers/prove/load"
 	"github.com/portico-ingress/portico/test/cluster"
-	"github.com/portico-ingress/portico/test/load"
 )
 
 // nodeDrain evicts everything from the second node and lets it come back.

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/portico-ingress/portico/test/load"
+	"github.com/portico-ingress/portico/controllers/prove/load"
 )
 
 // rounds is how often what must lose nothing is repeated; make full sets it to

@@ -27,8 +27,7 @@ func (k PortKey) String() string {
 // Compare is the order in which everything is handed out.
 func (k PortKey) Compare(o PortKey) int {
 	return cmp.Or(
-		strings.Compare(k.Service.Namespace, o.Service.Namespace),
-		strings.Compare(k.Service.Name, o.Service.Name),
+		k.Service.compare(o.Service),
 		strings.Compare(k.Port, o.Port),
 		cmp.Compare(k.Protocol, o.Protocol),
 		compareBool(k.IPv6, o.IPv6),
@@ -157,6 +156,10 @@ type Loop struct {
 	Protocol Protocol
 }
 
+func (l Loop) compare(o Loop) int {
+	return cmp.Or(l.Endpoint.Compare(o.Endpoint), cmp.Compare(l.Protocol, o.Protocol))
+}
+
 // Plan is everything that must be programmed, of both families. Never written
 // once it was handed out.
 type Plan struct {
@@ -203,10 +206,13 @@ func (d Delta[T]) Empty() bool { return len(d.Added) == 0 && len(d.Removed) == 0
 
 // Stale names UDP flows that conntrack would otherwise go on sending to
 // endpoints that are gone: there is no connection whose end would stop it.
-// Flows whose original destination is one of Destinations, or NodePort on an
-// address of the node, are forgotten if they are answered from one of Gone; or,
-// with Untranslated, if they were never translated because nothing was
-// programmed when they began.
+//
+// Meant are flows whose original destination is one of Destinations, or has
+// the port NodePort, and that are answered from one of Gone; with
+// Untranslated also those that were never translated, because nothing was
+// programmed when they began. Of these, such to a NodePort only count if their
+// destination is an address of the node: the same port of other hosts is none
+// of our business.
 type Stale struct {
 	Key          PortKey
 	Destinations []netip.AddrPort // sorted

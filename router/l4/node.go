@@ -2,6 +2,7 @@ package l4
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -79,4 +80,10 @@ type Globals struct {
 	ServiceCIDRs []netip.Prefix // sorted
 	NodePorts    NodePorts
 	Pods         Detector
+}
+
+func (g *Globals) equal(o *Globals) bool {
+	return slices.Equal(g.ServiceCIDRs, o.ServiceCIDRs) &&
+		g.NodePorts.All == o.NodePorts.All && slices.Equal(g.NodePorts.Addresses, o.NodePorts.Addresses) &&
+		slices.Equal(g.Pods.CIDRs, o.Pods.CIDRs) && g.Pods.Interface == o.Pods.Interface && g.Pods.InterfacePrefix == o.Pods.InterfacePrefix
 }

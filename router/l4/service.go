@@ -9,8 +9,11 @@
 package l4
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -55,6 +58,10 @@ type Name struct{ Namespace, Name string }
 
 // String returns "namespace/name".
 func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+func (n Name) compare(o Name) int {
+	return cmp.Or(strings.Compare(n.Namespace, o.Namespace), strings.Compare(n.Name, o.Name))
+}
 
 // Service is what the API says of one Service, with addresses parsed. It is
 // never written after Planner.Set.
@@ -131,4 +138,13 @@ func (s *Service) LocalReady() int {
 		}
 	}
 	return len(seen)
+}
+
+// clusterIP returns the ClusterIP of a family.
+func (s *Service) clusterIP(ipv6 bool) (netip.Addr, bool) {
+	i := slices.IndexFunc(s.ClusterIPs, func(a netip.Addr) bool { return a.Is6() == ipv6 })
+	if i < 0 {
+		return netip.Addr{}, false
+	}
+	return s.ClusterIPs[i], true
 }

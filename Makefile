@@ -27,6 +27,7 @@ test: ## run every test, with the race detector, against a real etcd and kube-ap
 	@[[ -n "$(RACE)" ]] || echo "make test: no C compiler found, so without the race detector (apt-get install gcc libc6-dev)" >&2
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
 	helm=$$(test/tools/assets.sh helm); export PORTICO_HELM="$$helm"; \
+	pebble=$$(test/tools/assets.sh pebble); export PORTICO_PEBBLE="$$pebble"; \
 	$(GO) test $(RACE) -timeout 15m ./...
 
 verify: ## check format, vet, staticcheck, layering, go.mod and generated files

@@ -6,6 +6,8 @@
 #                       what else a whole cluster needs, see kube/main.go
 #   assets.sh coredns   coredns
 #   assets.sh helm      helm
+#   assets.sh pebble    pebble, pebble-challtestsrv
+#   assets.sh certmanager  certmanager, and crds.yaml; see certmanager/main.go
 #   assets.sh dev       controller-gen, staticcheck
 #
 # The first build of kube takes minutes (about 8 on two cores); it is kept in
@@ -66,6 +68,17 @@ build_helm() {
 	build "$staging/log" tool
 }
 
+build_pebble() {
+	ldflags='-s -w'
+	build "$staging/log" tool
+}
+
+build_certmanager() {
+	ldflags='-s -w'
+	build "$staging/log" .
+	awk 'FNR == 1 { print "---" } 1' "$(go list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)"/deploy/crds/*.yaml >"$staging/crds.yaml"
+}
+
 build_dev() {
 	ldflags='-s -w'
 	build "$staging/log" tool
@@ -78,9 +91,9 @@ kube)
 		exit
 	fi
 	;;
-coredns | helm | dev) ;;
+coredns | helm | dev | pebble | certmanager) ;;
 *)
-	say "usage: assets.sh kube|coredns|helm|dev"
+	say "usage: assets.sh kube|coredns|helm|dev|pebble|certmanager"
 	exit 2
 	;;
 esac

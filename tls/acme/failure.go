@@ -1,0 +1,95 @@
+package acme
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	acmelib "github.com/mholt/acmez/v3/acme"
+)
+
+// Reason is the kind of a failure, for backoff and metrics.
+type Reason string
+
+// The reasons. A validation costs the CA and counts against its limits, so it
+// is tried again later than a CA that cannot be reached.
+const (
+	ReasonValidation  Reason = "validation"   // a challenge was not answered as it should be
+	ReasonRateLimited Reason = "rate_limited" // the CA has had enough
+	ReasonUnavailable Reason = "unavailable"  // the CA cannot be reached or has an error
+	ReasonRefused     Reason = "refused"      // the CA will not issue this
+	ReasonStorage     Reason = "storage"      // what has to be stored cannot be
+	ReasonChallenge   Reason = "challenge"    // a challenge cannot be prepared, for example by DNS
+)
+
+// failure is why an order did not succeed.
+type failure struct {
+	reason     Reason
+	message    string
+	host       string // whose validation failed; "" if unknown
+	retryAfter time.Time
+}
+
+func (f *failure) Error() string { return f.message }
+
+// errStorage marks errors of the storage.
+var errStorage = errors.New("storage")
+
+// classify says what kind of failure an error of certmagic is. Messages hold
+// the CA's own words, and where it says what is wrong nothing else.
+func classify(err error) *failure {
+	var own *failure
+	if errors.As(err, &own) {
+		return own
+	}
+	var problem acmelib.Problem
+	if errors.As(err, &problem) {
+		return classifyProblem(problem)
+	}
+	var network net.Error
+	f := &failure{reason: ReasonRefused, message: err.Error()}
+	switch {
+	case errors.Is(err, errStorage):
+		f.reason = ReasonStorage
+	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
+		f.reason = ReasonUnavailable
+	case strings.Contains(f.message, "presenting for challenge"), strings.Contains(f.message, "waiting for solver"):
+		f.reason = ReasonChallenge
+	default:
+		// What is no ACME problem is an answer that no ACME server gives.
+		f.reason = ReasonUnavailable
+	}
+	return f
+}
+
+func classifyProblem(p acmelib.Problem) *failure {
+	f := &failure{reason: ReasonRefused, message: words(p)}
+	if authz, ok := p.Resource.(acmelib.Authorization); ok {
+		f.host = authz.IdentifierValue()
+		f.message = f.host + ": " + f.message
+	}
+	switch {
+	case p.Type == acmelib.ProblemTypeRateLimited || p.Status == http.StatusTooManyRequests:
+		f.reason = ReasonRateLimited
+	case p.Status >= 500 || p.Type == acmelib.ProblemTypeServerInternal || p.Type == acmelib.ProblemTypeBadNonce || p.Type == acmelib.ProblemTypeOrderNotReady:
+		f.reason = ReasonUnavailable
+	case f.host != "":
+		f.reason = ReasonValidation
+	}
+	return f
+}
+
+// words are what the CA says, with the kind of the problem in front.
+func words(p acmelib.Problem) string {
+	kind := strings.TrimPrefix(p.Type, acmelib.ProblemTypeNamespace)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", kind, p.Detail)
+	for _, sub := range p.Subproblems {
+		fmt.Fprintf(&b, "; %s: %s", sub.Identifier.Value, sub.Detail)
+	}
+	return b.String()
+}

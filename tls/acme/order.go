@@ -1,0 +1,282 @@
+package acme
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	acmelib "github.com/mholt/acmez/v3/acme"
+	"go.uber.org/zap"
+)
+
+// order is one attempt to get one certificate.
+type order struct {
+	m      *Manager
+	client *client
+	wanted Wanted
+	why    string
+}
+
+// farewell is how long a process that ends may take to say that its order is
+// not in flight any more.
+const farewell = 3 * time.Second
+
+// place places the order under the lock of its names. It returns an error only
+// if the outcome could not be stored.
+func (o *order) place(ctx context.Context) error {
+	held, release, err := o.m.opts.Storage.Hold(ctx, lockName(o.wanted.Names))
+	if err != nil {
+		return err
+	}
+	defer release()
+	r, err := o.m.read(held, o.wanted)
+	if err != nil {
+		return err
+	}
+	if !o.stillDue(r) {
+		o.m.take(r)
+		return nil
+	}
+	key, err := o.prepare(held, r)
+	if err != nil {
+		return err
+	}
+	o.m.opts.Log.Info("ordering a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("why", o.why))
+	o.m.opts.Observe(r, Step{Reason: StepOrdering, Message: fmt.Sprintf("ordering a certificate from %s: %s", r.Issuer, o.why)})
+	limit, cancel := context.WithTimeout(held, o.wanted.Issuer.Timeout)
+	defer cancel()
+	chain, err := o.obtain(limit, r, key)
+	if held.Err() != nil && err != nil {
+		return o.abandon(ctx, r)
+	}
+	if err == nil {
+		err = check(chain, key, r.Names)
+	}
+	if err != nil {
+		return o.failed(held, r, classify(err))
+	}
+	return o.issued(held, r, chain)
+}
+
+// stillDue looks again: what is stored may be newer than what was decided on.
+func (o *order) stillDue(r *Record) bool {
+	o.m.mu.Lock()
+	defer o.m.mu.Unlock()
+	if known := o.m.records[r.ID]; known != nil && known.Version == r.Version {
+		return true
+	}
+	now := o.m.opts.Now()
+	next := Next(FactsOf(r, o.wanted, now))
+	return next.Kind == PlaceOrder && !next.At.After(now)
+}
+
+// prepare stores the key that the certificate will have, and that an order is
+// in flight, before the CA is asked for anything.
+func (o *order) prepare(ctx context.Context, r *Record) (crypto.Signer, error) {
+	key, err := parseKey(r.NextKey)
+	if err != nil || !o.wanted.Issuer.fits(key) {
+		if r.NextKey, err = o.wanted.Issuer.newKey(); err != nil {
+			return nil, err
+		}
+		if key, err = parseKey(r.NextKey); err != nil {
+			return nil, err
+		}
+	}
+	r.Order = &Order{Since: o.m.opts.Now(), Holder: o.m.opts.Identity}
+	return key, o.m.put(ctx, r)
+}
+
+// obtain has the certificate issued for a key.
+func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byte, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{}, DNSNames: r.Names,
+	}, key)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, err
+	}
+	if o.wanted.Issuer.Internal() {
+		now := o.m.opts.Now()
+		ca, err := openCA(ctx, o.m.opts.Storage, o.wanted.Issuer, now)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errStorage, err)
+		}
+		return ca.issue(csr, o.wanted.Issuer.Lifetime, now)
+	}
+	o.m.opts.Metrics.ordered(r.Issuer)
+	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), r.Leaf())
+}
+
+// check holds what a CA returned against what was asked for.
+func check(chain []byte, key crypto.Signer, names []string) error {
+	block, _ := pem.Decode(chain)
+	if block == nil {
+		return &failure{reason: ReasonRefused, message: "the CA returned no certificate"}
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return &failure{reason: ReasonRefused, message: "the CA returned a certificate that cannot be read: " + err.Error()}
+	}
+	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(leaf.PublicKey) {
+		return &failure{reason: ReasonRefused, message: "the CA returned a certificate for another key"}
+	}
+	for _, name := range names {
+		if err := leaf.VerifyHostname(concrete(name)); err != nil {
+			return &failure{reason: ReasonRefused, message: "the CA returned a certificate that is not for " + name}
+		}
+	}
+	return nil
+}
+
+// concrete is a host that a name stands for.
+func concrete(name string) string {
+	if isWildcard(name) {
+		return "x" + name[1:]
+	}
+	return name
+}
+
+// issued stores the certificate. It was paid for: as long as the lock is ours,
+// it is tried again and again.
+func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
+	r.Chain, r.Key, r.NextKey = bytes.TrimSpace(chain), r.NextKey, nil
+	r.Chain = append(r.Chain, '\n')
+	r.Order, r.Renewal = nil, nil
+	r.Failures = Failures{Validations: r.Failures.recent(o.m.opts.Now())}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := o.m.put(ctx, r)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, ErrConflict) || !sleep(ctx, wait) {
+			return err
+		}
+	}
+	leaf := r.Leaf()
+	o.m.opts.Log.Info("got a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.Time("notAfter", leaf.NotAfter))
+	o.m.opts.Metrics.issued(r.Issuer)
+	o.m.opts.Observe(r, Step{Reason: StepIssued, Message: fmt.Sprintf("%s issued a certificate, valid until %s", r.Issuer, leaf.NotAfter.UTC().Format(time.RFC3339))})
+	return nil
+}
+
+func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
+	now := o.m.opts.Now()
+	r.Order = nil
+	r.Failures.add(f, r.Names, now)
+	next := Next(FactsOf(r, o.wanted, now))
+	o.m.opts.Log.Warn("a certificate was not issued", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer),
+		zap.String("reason", string(f.reason)), zap.String("message", f.message), zap.Time("next", next.At))
+	o.m.opts.Metrics.failed(r.Issuer, f.reason)
+	o.m.opts.Observe(r, Step{Reason: StepFailed, Failed: true,
+		Message: fmt.Sprintf("%s: %s; tried again at %s", r.Issuer, f.message, next.At.UTC().Format(time.RFC3339))})
+	return o.m.put(ctx, r)
+}
+
+// abandon says that the order is not in flight any more, if the lock is still
+// ours: a process that ends on purpose holds up nobody.
+func (o *order) abandon(ctx context.Context, r *Record) error {
+	if ctx.Err() == nil {
+		return errors.New("the lock of the order was lost; its outcome is unknown")
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer cancel()
+	r.Order = nil
+	return o.m.put(ctx, r)
+}
+
+// add counts a failure. names are those of the order.
+func (n *Failures) add(f *failure, names []string, now time.Time) {
+	n.Count++
+	n.Last, n.Reason, n.Message, n.RetryAfter = now, f.reason, f.message, f.retryAfter
+	n.Validations = n.recent(now)
+	if f.reason != ReasonValidation {
+		return
+	}
+	if f.host != "" {
+		names = []string{f.host}
+	}
+	for _, name := range names {
+		n.Validations[name] = append(n.Validations[name], now)
+	}
+}
+
+// recent returns the failed validations of the last hour.
+func (n *Failures) recent(now time.Time) map[string][]time.Time {
+	out := make(map[string][]time.Time)
+	for host, times := range n.Validations {
+		for _, at := range times {
+			if age := now.Sub(at); age >= 0 && age < time.Hour {
+				out[host] = append(out[host], at)
+			}
+		}
+	}
+	return out
+}
+
+// ask asks the CA when to renew, and remembers the answer.
+func (m *Manager) ask(ctx context.Context, c *client, w Wanted) {
+	leaf := w.Have
+	m.mu.Lock()
+	known := m.records[w.ID()]
+	m.mu.Unlock()
+	if known != nil && known.Leaf() != nil {
+		leaf = known.Leaf()
+	}
+	if leaf == nil {
+		return
+	}
+	info, err := c.ask(ctx, leaf)
+	if ctx.Err() != nil {
+		return
+	}
+	r, readErr := m.read(ctx, w)
+	if readErr != nil {
+		m.note(w.ID(), readErr)
+		return
+	}
+	if own := r.Leaf(); own != nil && !own.Equal(leaf) {
+		m.take(r)
+		return
+	}
+	r.Renewal = suggestion(r.Renewal, info, err, leaf, m.opts.Now())
+	if err := m.put(ctx, r); err != nil && ctx.Err() == nil {
+		m.note(w.ID(), err)
+	}
+}
+
+// suggestion is what is to be remembered of an answer. A window that is known
+// keeps the time that was chosen in it. Without a usable answer what was said
+// before still holds.
+func suggestion(last *Suggestion, info acmelib.RenewalInfo, err error, leaf *x509.Certificate, now time.Time) *Suggestion {
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	s := &Suggestion{}
+	if last != nil {
+		*s = *last
+	}
+	if err != nil {
+		s.Next = now.Add(min(askAgain, max(life/20, time.Second)))
+		if errors.Is(err, acmelib.ErrUnsupported) {
+			s.Next = now.Add(askEvery * 4)
+		}
+		return s
+	}
+	if w := info.SuggestedWindow; !w.Start.Equal(s.Start) || !w.End.Equal(s.End) {
+		s.Start, s.End, s.At = w.Start, w.End, info.SelectedTime
+	}
+	s.Explanation = info.ExplanationURL
+	s.Next = now.Add(min(askEvery, max(life/10, time.Second)))
+	if after := info.RetryAfter; after != nil {
+		s.Next = latest(*after, now.Add(time.Minute))
+	}
+	return s
+}

@@ -1,0 +1,182 @@
+package acme
+
+import (
+	"hash/fnv"
+	"strconv"
+	"time"
+)
+
+// Facts are all that decides what is to be done for a certificate.
+type Facts struct {
+	ID  string // spreads certificates over time
+	Now time.Time
+	// NotBefore and NotAfter are those of the certificate; zero: there is
+	// none.
+	NotBefore, NotAfter time.Time
+	// Renewal is what the CA last suggested; nil: it was not asked.
+	Renewal *Suggestion
+	// Asks tells that the CA can be asked for a suggestion.
+	Asks     bool
+	Failures Failures
+	// Limited is until when a host has had its share of failed validations.
+	Limited time.Time
+	// Started is since when somebody looks: what was due before is spread,
+	// and does not begin at once everywhere.
+	Started time.Time
+	// Jumped is what the clock said after it was last set; zero: it was not.
+	Jumped time.Time
+}
+
+// Kind is what to do.
+type Kind uint8
+
+// The kinds.
+const (
+	PlaceOrder Kind = iota
+	AskRenewal      // ask the CA when to renew (RFC 9773)
+)
+
+// Action is what to do next, when, and why then.
+type Action struct {
+	Kind Kind
+	At   time.Time
+	Why  string
+}
+
+const (
+	maxSpread   = 10 * time.Minute   // of what was due before somebody looked
+	jumpHold    = time.Hour          // a clock that was set must prove itself
+	maxRetry    = 7 * 24 * time.Hour // a CA that says "in ten years" is asked in a week
+	askEvery    = 6 * time.Hour      // RFC 9773 §4.3.2 without a Retry-After
+	askAgain    = time.Hour          // after an answer that is of no use
+	newestRenew = 95                 // per cent of a lifetime: no suggestion is followed beyond
+)
+
+// Next decides what is to be done next for a certificate. It is pure: the same
+// facts give the same answer in every process, and nothing is remembered of
+// times that a wrong clock showed.
+func Next(f Facts) Action {
+	if f.NotAfter.IsZero() {
+		return Action{PlaceOrder, latest(f.Now, f.retry(0), f.Limited), f.because("there is no certificate yet")}
+	}
+	life := f.NotAfter.Sub(f.NotBefore)
+	due, why := f.due(life)
+	at := latest(due, f.retry(life), f.Limited, f.hold(due, life))
+	if ask, ok := f.ask(); ok && ask.Before(at) {
+		return Action{AskRenewal, ask, "the CA is asked when to renew"}
+	}
+	return Action{PlaceOrder, at, f.because(why)}
+}
+
+func (f Facts) because(why string) string {
+	if f.Failures.Count > 0 {
+		return "try " + strconv.Itoa(f.Failures.Count+1) + ": " + why
+	}
+	return why
+}
+
+// due is when to renew: the CA's time, else at two thirds of the lifetime, a
+// little earlier for each certificate than for the next.
+func (f Facts) due(life time.Duration) (time.Time, string) {
+	if s := f.Renewal; s != nil && !s.At.IsZero() {
+		at := s.At
+		if last := f.NotBefore.Add(life / 100 * newestRenew); at.After(last) {
+			at = last
+		}
+		return at, "the CA suggests it"
+	}
+	third := life / 3
+	return f.NotAfter.Add(-third).Add(-f.share(f.NotBefore.String(), life/20)), "two thirds of its life are over"
+}
+
+// ask is when to ask the CA for its suggestion.
+func (f Facts) ask() (time.Time, bool) {
+	if !f.Asks || f.Now.After(f.NotAfter) {
+		return time.Time{}, false
+	}
+	if f.Renewal == nil {
+		return latest(f.NotBefore, f.Started).Add(f.share("ask", min(maxSpread, f.NotAfter.Sub(f.NotBefore)/60))), true
+	}
+	next := f.Renewal.Next
+	if limit := f.Now.Add(askEvery * 4); next.After(limit) {
+		next = limit // said under another clock
+	}
+	return next, true
+}
+
+// hold is until when to leave alone what was due before somebody looked, or
+// seems due since the clock was set.
+func (f Facts) hold(due time.Time, life time.Duration) time.Time {
+	var until time.Time
+	if due.Before(f.Started) {
+		until = f.Started.Add(f.share("start", min(maxSpread, life/60)))
+	}
+	if !f.Jumped.IsZero() && due.Before(f.Jumped) {
+		proof := min(jumpHold, life/20)
+		until = latest(until, f.Jumped.Add(proof+f.share("jump", proof)))
+	}
+	return until
+}
+
+// backoffs are the first and the longest wait after a failure.
+var backoffs = map[Reason]struct{ first, longest time.Duration }{
+	ReasonValidation:  {2 * time.Minute, time.Hour},
+	ReasonRateLimited: {15 * time.Minute, 6 * time.Hour},
+	ReasonUnavailable: {5 * time.Second, 10 * time.Minute},
+	ReasonRefused:     {5 * time.Minute, 6 * time.Hour},
+	ReasonStorage:     {2 * time.Second, time.Minute},
+	ReasonChallenge:   {30 * time.Second, time.Hour},
+}
+
+// retry is the earliest time of another attempt after failures. A certificate
+// that lives for minutes is not given up for an hour.
+func (f Facts) retry(life time.Duration) time.Time {
+	n := f.Failures
+	if n.Count == 0 {
+		return time.Time{}
+	}
+	last := n.Last
+	if last.After(f.Now) {
+		last = f.Now // seen under another clock
+	}
+	b, ok := backoffs[n.Reason]
+	if !ok {
+		b = backoffs[ReasonRefused]
+	}
+	longest := b.longest
+	if life > 0 {
+		longest = min(longest, max(life/20, 2*time.Second))
+	}
+	wait := min(b.first, longest)
+	for i := 1; i < n.Count && wait < longest; i++ {
+		wait = min(2*wait, longest)
+	}
+	wait += f.share("retry "+strconv.Itoa(n.Count), wait/4)
+	after := n.RetryAfter
+	if limit := f.Now.Add(maxRetry); after.After(limit) {
+		after = limit
+	}
+	return latest(last.Add(wait), after)
+}
+
+// share is a part of d that is always the same for this certificate and
+// purpose, and spreads certificates evenly.
+func (f Facts) share(purpose string, d time.Duration) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(f.ID + "\x00" + purpose))
+	x := h.Sum64()
+	x ^= x >> 33 // FNV leaves the high bits of like words alike
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	return time.Duration(float64(d) * (float64(x>>11) / (1 << 53)))
+}
+
+func latest(times ...time.Time) time.Time {
+	var out time.Time
+	for _, t := range times {
+		if t.After(out) {
+			out = t
+		}
+	}
+	return out
+}

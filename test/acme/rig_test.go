@@ -163,19 +163,6 @@ func (r *rig) tell() {
 	r.news = make(chan struct{})
 }
 
-// said returns the steps of a kind.
-func (r *rig) said(reason string) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []string
-	for _, s := range r.steps {
-		if strings.HasPrefix(s, reason+" ") {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
 // until waits for a condition, which is asked after each step.
 func (r *rig) until(what string, condition func() bool) {
 	r.t.Helper()

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,25 +55,43 @@ func setSwitch(s *Switch, value string) error {
 
 // protective are the keys, under either prefix, that restrict who may use a
 // route. None is enforced yet, so a route that asks for one is refused: it must
-// not fail open. The value is one that asks for nothing.
-var protective = map[string]string{
-	"auth-secret":             "",
-	"auth-tls-match-cn":       "",
-	"auth-tls-secret":         "",
-	"auth-tls-verify-client":  "off",
-	"auth-snippet":            "",
-	"auth-type":               "",
-	"auth-url":                "",
-	"allowlist-source-range":  "",
-	"configuration-snippet":   "", // nobody knows what it protects
-	"denylist-source-range":   "",
-	"enable-modsecurity":      "false",
-	"enable-owasp-core-rules": "false",
-	"modsecurity-snippet":     "",
-	"satisfy":                 "",
-	"server-snippet":          "",
-	"ssl-passthrough":         "false", // we would end TLS that must not be ended here
-	"whitelist-source-range":  "",
+// not fail open. The function reports a value that asks for nothing.
+var protective = map[string]func(value string) bool{
+	"auth-secret":             is(""),
+	"auth-tls-match-cn":       is(""),
+	"auth-tls-secret":         is(""),
+	"auth-tls-verify-client":  is("off"),
+	"auth-snippet":            is(""),
+	"auth-type":               is(""),
+	"auth-url":                is(""),
+	"allowlist-source-range":  allowsAll,
+	"configuration-snippet":   is(""), // nobody knows what it protects
+	"denylist-source-range":   is(""),
+	"enable-modsecurity":      is("false"),
+	"enable-owasp-core-rules": is("false"),
+	"modsecurity-snippet":     is(""),
+	"satisfy":                 is(""),
+	"server-snippet":          is(""),
+	"ssl-passthrough":         is("false"), // we would end TLS that must not be ended here
+	"whitelist-source-range":  allowsAll,
+}
+
+func is(harmless string) func(value string) bool {
+	return func(value string) bool { return value == harmless }
+}
+
+// allowsAll reports a list that names everybody. cert-manager writes one on the
+// Ingresses of its HTTP-01 challenges: "0.0.0.0/0,::/0". One of both alone
+// denies the other family.
+func allowsAll(ranges string) bool {
+	var all4, all6 bool
+	for text := range strings.SplitSeq(ranges, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err == nil && p.Bits() == 0 {
+			all4, all6 = all4 || p.Addr().Is4(), all6 || p.Addr().Is6()
+		}
+	}
+	return all4 && all6
 }
 
 // Parse reads a policy from the annotations of one object. Problems carry
@@ -155,7 +174,7 @@ func unenforced(annotations map[string]string) []string {
 			if !ok {
 				continue
 			}
-			if value = strings.TrimSpace(value); value != "" && value != protective[key] {
+			if value = strings.TrimSpace(value); value != "" && !protective[key](value) {
 				names = append(names, prefix+key)
 			}
 			break

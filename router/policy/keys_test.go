@@ -31,6 +31,9 @@ func TestParse(t *testing.T) {
 		"our own key turns it off": {map[string]string{"portico.dev/auth-tls-verify-client": "off", "nginx.ingress.kubernetes.io/auth-tls-verify-client": "on"}, Policy{}, nil},
 		"snippet": {map[string]string{"nginx.ingress.kubernetes.io/configuration-snippet": "deny all;"},
 			Policy{Refuse: "a protection that the Ingress asks for is not enforced"}, []diag.Reason{ReasonUnenforced}},
+		"everybody is allowed": {map[string]string{"nginx.ingress.kubernetes.io/whitelist-source-range": "0.0.0.0/0,::/0"}, Policy{}, nil},
+		"everybody of one family is allowed": {map[string]string{"nginx.ingress.kubernetes.io/whitelist-source-range": "0.0.0.0/0, 10.0.0.0/8"},
+			Policy{Refuse: "a protection that the Ingress asks for is not enforced"}, []diag.Reason{ReasonUnenforced}},
 		"protection off": {map[string]string{"nginx.ingress.kubernetes.io/auth-tls-verify-client": "off", "nginx.ingress.kubernetes.io/auth-url": ""}, Policy{}, nil},
 	} {
 		got, problems := Parse(tc.annotations)

@@ -56,6 +56,16 @@ func (ca *CA) Pool() *x509.CertPool {
 	return pool
 }
 
+// KeyPEM returns the CA's own key, for a CA inside a cluster.
+func (ca *CA) KeyPEM() []byte {
+	ca.tb.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(ca.key)
+	if err != nil {
+		ca.tb.Fatal(err)
+	}
+	return encode("PRIVATE KEY", der)
+}
+
 // Leaf returns a PEM chain (leaf and CA) and key for the names, valid from an
 // hour ago for a year.
 func (ca *CA) Leaf(names ...string) (certPEM, keyPEM []byte) {

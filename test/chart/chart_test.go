@@ -120,6 +120,16 @@ func TestRefusedValues(t *testing.T) {
 	}
 }
 
+// TestStatusOff: --set makes a boolean of "false", and that is what users write.
+func TestStatusOff(t *testing.T) {
+	for _, set := range []string{"--set", "--set-string"} {
+		out, err := helm(t, "template", "edge", chart, set, "publish.status=false")
+		if err != nil || !strings.Contains(out, "--publish-status=false") || strings.Contains(out, "ingresses/status") {
+			t.Errorf("%s: %v\n%s", set, err, out)
+		}
+	}
+}
+
 // objects parses rendered YAML.
 func objects(t *testing.T, text string) []*unstructured.Unstructured {
 	t.Helper()

@@ -26,7 +26,7 @@ const (
 )
 
 // tools are the names that the test image has toolbox under.
-var tools = []string{"pause", "sleep", "touch", "rm", "exists", "get", "lookup", "serve"}
+var tools = []string{"pause", "sleep", "touch", "rm", "exists", "get", "lookup", "door", "serve"}
 
 // buildImages writes the archives and returns their paths.
 func (c *Cluster) buildImages(ctx context.Context) ([]string, error) {

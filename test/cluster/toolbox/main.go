@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -32,6 +33,7 @@ var tools = map[string]struct {
 	"exists": {"FILE: succeeds if there is one", exists},
 	"get":    {"URL: prints what an HTTP server answers with 2xx", get},
 	"lookup": {"NAME: prints its addresses", lookup},
+	"door":   {"ADDRESS FILE: listens while there is no such file", door},
 	"serve":  {"ADDRESS [abrupt]: an HTTP server that says who it is; see serve.go", serve},
 }
 
@@ -104,6 +106,53 @@ func touch(args []string) error {
 func exists(args []string) error {
 	_, err := os.Stat(only(args))
 	return err
+}
+
+// door is what a TCP probe knocks at.
+func door(args []string) error {
+	if len(args) != 2 {
+		return errors.New("usage: door ADDRESS FILE")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return keepDoor(ctx, args[0], args[1])
+}
+
+func keepDoor(ctx context.Context, address, file string) error {
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	var open net.Listener
+	for {
+		_, err := os.Stat(file)
+		switch shut := err == nil; {
+		case shut && open != nil:
+			open.Close()
+			open = nil
+		case !shut && open == nil:
+			if open, err = new(net.ListenConfig).Listen(ctx, "tcp", address); err != nil {
+				return err
+			}
+			go greet(open)
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			if open != nil {
+				open.Close()
+			}
+			return nil
+		}
+	}
+}
+
+func greet(door net.Listener) {
+	for {
+		c, err := door.Accept()
+		if err != nil {
+			return
+		}
+		c.Close()
+	}
 }
 
 // patience bounds what a tool waits for the network.

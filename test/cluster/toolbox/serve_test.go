@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -82,4 +85,41 @@ func TestServeUsage(t *testing.T) {
 			t.Errorf("%q: %v", args, err)
 		}
 	}
+}
+
+func TestDoor(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, file := ln.Addr().String(), filepath.Join(t.TempDir(), "shut")
+	ln.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- keepDoor(ctx, address, file) }()
+	wait := func(open bool) {
+		for {
+			c, err := net.Dial("tcp", address)
+			if err == nil {
+				c.Close()
+			}
+			if (err == nil) == open {
+				return
+			}
+		}
+	}
+	wait(true)
+	if err := touch([]string{file}); err != nil {
+		t.Fatal(err)
+	}
+	wait(false)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	wait(true)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	wait(false)
 }

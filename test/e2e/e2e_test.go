@@ -5,11 +5,8 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/portico-ingress/portico/controllers/prove/load"
 )
@@ -50,6 +50,11 @@ func TestEdge(t *testing.T) {
 	t.Run("scale", e.scale)
 	t.Run("certificate rotation and Ingress changes", e.changes)
 	t.Run("rolling update of the controller", e.controllerRollouts)
+	t.Run("helm test", e.helmTest)
+	t.Run("host ports", e.hostPorts)
+	if certManagerTool() != "" {
+		t.Run("cert-manager", e.certManager)
+	}
 	t.Run("drain of a node", e.nodeDrain)
 	t.Run("WebSockets stay open", e.webSockets)
 	t.Run("rolling update of a backend that exits at once", e.abruptBackend)
@@ -145,67 +150,6 @@ func (e *edge) problems(t *testing.T) {
 	})
 }
 
-// client sends each request over a connection of its own.
-func (e *edge) get(t *testing.T) (pod string, err error) {
-	t.Helper()
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: e.ca.Pool()},
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(e.balancer.String(), "443"))
-		},
-	}}
-	resp, err := client.Get("https://" + host + "/")
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return "", err
-	}
-	var id struct{ Pod string }
-	if err := json.Unmarshal(body, &id); err != nil || resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("status %s: %s", resp.Status, body)
-	}
-	return id.Pod, nil
-}
-
-// probes: a pod that fails its readiness probe gets no more requests, and comes
-// back.
-func (e *edge) probes(t *testing.T) {
-	pod, err := e.get(t)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := func() (int, error) {
-		n := 0
-		for range 30 {
-			got, err := e.get(t)
-			if err != nil {
-				return 0, err
-			}
-			if got == pod {
-				n++
-			}
-		}
-		return n, nil
-	}
-	e.kubectl(t, "", "exec", pod, "--", "touch", "/tmp/unready")
-	e.eventually(t, "no request to the unready pod", func() error {
-		if n, err := seen(); err != nil || n > 0 {
-			return fmt.Errorf("%d of 30, %v", n, err)
-		}
-		return nil
-	})
-	e.kubectl(t, "", "exec", pod, "--", "rm", "/tmp/unready")
-	e.eventually(t, "requests to the pod that is ready again", func() error {
-		if n, err := seen(); err != nil || n == 0 {
-			return fmt.Errorf("none of 30, %v", err)
-		}
-		return nil
-	})
-}
-
 // load is a steady load on the shop.
 func (e *edge) load() load.Options {
 	return load.Options{
@@ -249,7 +193,7 @@ func (e *edge) backendRollouts(t *testing.T) {
 
 func (e *edge) scale(t *testing.T) {
 	e.under(t, func() {
-		for _, n := range []string{"1", "6", "3"} {
+		for _, n := range []string{"1", "10", "1", "3"} {
 			e.kubectl(t, "", "scale", "deployment/shop", "--replicas="+n)
 			e.rollout(t, "deployment/shop")
 		}
@@ -271,12 +215,53 @@ func (e *edge) changes(t *testing.T) {
 			}
 			return nil
 		})
-		for i := range 30 * rounds() {
-			e.kubectl(t, "", "create", "ingress", fmt.Sprintf("churn-%d", i), "--class=portico", fmt.Sprintf("--rule=churn-%d.example.test/*=shop:80", i))
-		}
-		e.kubectl(t, "", "annotate", "ingress", "--all", "portico.dev/ssl-redirect=false")
+		e.churn(t, 100*rounds())
 	})
-	e.kubectl(t, "", "annotate", "ingress", "shop", "portico.dev/ssl-redirect-")
+}
+
+// churn makes as many changes to Ingresses: it makes, changes and deletes, the
+// shop's own among them.
+func (e *edge) churn(t *testing.T, changes int) {
+	t.Helper()
+	ingresses := e.client.NetworkingV1().Ingresses("default")
+	shop, err := ingresses.Get(t.Context(), "shop", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range changes / 4 {
+		other := shop.DeepCopy()
+		other.ObjectMeta = metav1.ObjectMeta{Name: fmt.Sprintf("churn-%d", i)}
+		other.Spec.TLS, other.Spec.Rules[0].Host = nil, other.Name+".example.test"
+		if _, err := ingresses.Create(t.Context(), other, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{other.Name, "shop"} {
+			patch := fmt.Sprintf(`{"metadata":{"annotations":{"portico.dev/proxy-read-timeout":"%d"}}}`, 60+i)
+			if _, err := ingresses.Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := ingresses.Delete(t.Context(), other.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.kubectl(t, "", "annotate", "ingress", "shop", "portico.dev/proxy-read-timeout-")
+}
+
+// helmTest runs the proof that users run.
+func (e *edge) helmTest(t *testing.T) {
+	out := e.runHelm(t, "test", release, "-n", namespace, "--logs", "--timeout", patience.String())
+	if !strings.Contains(out, "rolling update 3 of 3 took ") || !strings.Contains(out, ", lost 0, over ") {
+		t.Errorf("helm test:\n%s", out)
+	}
+	for _, line := range strings.Split(out, "\n") {
+		if strings.HasPrefix(line, "sent ") {
+			t.Log(line)
+		}
+	}
+	if left := e.kubectl(t, "", "get", "deployments,services,ingresses,roles,rolebindings", "-n", namespace, "-o", "name"); strings.Contains(left, "prove") {
+		t.Errorf("left behind:\n%s", left)
+	}
 }
 
 func (e *edge) controllerRollouts(t *testing.T) {

@@ -166,6 +166,9 @@ func (e *edge) assign(t *testing.T, namespace, service string, address netip.Add
 // application is what a user deploys: a Deployment, a Service and an Ingress
 // with TLS for NAME.example.test.
 func application(name, container string) string {
+	if !strings.Contains(container, "readinessProbe") {
+		container = "readinessProbe: {httpGet: {path: /ready, port: web}, periodSeconds: 1, failureThreshold: 1}\n        " + container
+	}
 	return strings.NewReplacer("NAME", name, "CONTAINER", container).Replace(`
 apiVersion: apps/v1
 kind: Deployment
@@ -183,7 +186,6 @@ spec:
         image: ` + cluster.TestImage + `
         imagePullPolicy: Never
         ports: [{name: web, containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /ready, port: web}, periodSeconds: 1, failureThreshold: 1}
         CONTAINER
 ---
 apiVersion: v1

@@ -98,13 +98,14 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	watches := new(ingress.Watches)
+	watches, apiserver := new(ingress.Watches), ingress.NewApiserver(log.WithName("apiserver"))
+	kube.config.Wrap(apiserver.Wrap)
 	mgr, err := f.manager(kube, watches, log)
 	if err != nil {
 		return err
 	}
 	follows, err := ingress.New(mgr, ingress.Options{
-		Translate: r.translate, Namespaces: f.namespaces, Watches: watches, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
+		Translate: r.translate, Namespaces: f.namespaces, Watches: watches, Apiserver: apiserver, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
 		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Log: log.WithName("ingress"),
 	})
 	if err != nil {

@@ -205,6 +205,7 @@ func (p *plane) startAccessLog(ctx context.Context) (flush func()) {
 func (p *plane) adminServers(source admin.Checks) []runnable {
 	var out []runnable
 	checks := func() []admin.Check { return append(source(), p.drain.check()) }
+	p.metrics.WatchChecks(checks)
 	if ln := p.sockets.admin; ln != nil {
 		out = append(out, admin.NewServer(ln, admin.New(p.metrics, checks), 30*time.Second, p.log.WithName("admin")))
 	}

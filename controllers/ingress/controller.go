@@ -38,6 +38,9 @@ type Options struct {
 	// Watches are those that went to CacheOptions; nil: readiness does not
 	// say why a list is not delivered.
 	Watches *Watches
+	// Apiserver wraps the manager's transport; nil: readiness does not say
+	// whether the apiserver answers.
+	Apiserver *Apiserver
 	// DefaultTLSSecret is watched although no Ingress names it; zero for
 	// none. Its namespace need not be among Namespaces.
 	DefaultTLSSecret certstore.SecretRef

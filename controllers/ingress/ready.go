@@ -40,6 +40,9 @@ func (c *Controller) Ready() []Check {
 		checks = append(checks, check)
 	}
 	checks = append(checks, c.secrets.checks()...)
+	if c.opts.Apiserver != nil {
+		checks = append(checks, c.opts.Apiserver.check())
+	}
 	table := Check{Name: "table", Ready: c.opts.Publisher.Snapshot() != nil}
 	if !table.Ready {
 		table.Detail = "the first table has not been published"

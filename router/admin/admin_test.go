@@ -201,6 +201,15 @@ func TestMetrics(t *testing.T) {
 	has(t, h, "/metrics", `portico_requests_total{code="2xx",ingress="shop/web",service="shop/web"} 3`)
 }
 
+func TestMetricsTellWhatIsDegraded(t *testing.T) {
+	m := admin.NewMetrics()
+	m.WatchChecks(func() []admin.Check {
+		return []admin.Check{{Name: "table", Ready: true}, {Name: "apiserver", Ready: true, Detail: "silent"}, {Name: "ingresses"}}
+	})
+	has(t, admin.New(m, noChecks), "/metrics",
+		`portico_degraded{check="table"} 0`, `portico_degraded{check="apiserver"} 1`, `portico_degraded{check="ingresses"} 1`)
+}
+
 func TestObserveDoesNotAllocate(t *testing.T) {
 	m := admin.NewMetrics()
 	r := &view.Record{Request: new(view.Request), Status: 502, Reason: "dial", Ingress: "shop/web", Service: "shop/web", Duration: time.Millisecond}

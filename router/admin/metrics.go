@@ -106,6 +106,10 @@ func (m *Metrics) Watch(s Sources) {
 	}
 }
 
+// WatchChecks adds the checks of readiness to what is shown. Call it once. The
+// names of checks are unique.
+func (m *Metrics) WatchChecks(c Checks) { m.registry.MustRegister(&checksCollector{checks: c}) }
+
 // ServeHTTP answers a scrape.
 func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.prune()

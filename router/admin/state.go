@@ -56,6 +56,7 @@ var (
 	poolsDesc       = describe("portico_pools", "Pools, by whether traffic can go anywhere.", "state")
 	certificateDesc = describe("portico_certificate_expiry_timestamp_seconds", "When the certificate served for a host ends; the default certificate has no host.", "host")
 	problemsDesc    = describe("portico_problems", "Problems with objects, by reason.", "reason")
+	degradedDesc    = describe("portico_degraded", "1 for a part that is waited for or degraded, such as an apiserver that does not answer; /readyz?verbose says why.", "check")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -153,4 +154,21 @@ func (c *stateCollector) certificates() []certstore.Served {
 		list = list[:maxCertificates]
 	}
 	return list
+}
+
+// checksCollector shows the checks of readiness.
+type checksCollector struct{ checks Checks }
+
+// Describe implements prometheus.Collector.
+func (*checksCollector) Describe(ch chan<- *prometheus.Desc) { ch <- degradedDesc }
+
+// Collect implements prometheus.Collector.
+func (c *checksCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, check := range c.checks() {
+		v := 0.0
+		if !check.Ready || check.Detail != "" {
+			v = 1
+		}
+		ch <- prometheus.MustNewConstMetric(degradedDesc, prometheus.GaugeValue, v, check.Name)
+	}
 }

@@ -6,7 +6,9 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -279,9 +282,13 @@ func (e *edge) controllerRollouts(t *testing.T) {
 // apiserverOutage: without an apiserver everything that is known is served.
 func (e *edge) apiserverOutage(t *testing.T) {
 	const apiserver = "kube-apiserver"
+	pods := e.controllers(t)
 	e.under(t, func() {
 		if err := e.Control().Signal(t.Context(), apiserver, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
+		}
+		for _, pod := range pods {
+			e.saysSilent(t, pod)
 		}
 		time.Sleep(outage()) // the length of the outage is what is tested
 		if err := e.Control().Restart(t.Context(), apiserver); err != nil {
@@ -301,6 +308,29 @@ func (e *edge) apiserverOutage(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// saysSilent waits until a replica tells that the apiserver does not answer.
+func (e *edge) saysSilent(t *testing.T, pod corev1.Pod) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: e.Nodes()[0].DialContext}}
+	for page, want := range map[string]string{
+		"/readyz?verbose": "apiserver: has not answered since",
+		"/metrics":        `portico_degraded{check="apiserver"} 1`,
+	} {
+		e.eventually(t, page+" of a replica without an apiserver", func() error {
+			resp, err := client.Get("http://" + net.JoinHostPort(pod.Status.PodIP, "9090") + page)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(text), want) {
+				return fmt.Errorf("want %q: %s, %v\n%s", want, resp.Status, err, text)
+			}
+			return nil
+		})
+	}
 }
 
 // uninstall upgrades to other values, and then removes what was installed.

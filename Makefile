@@ -49,9 +49,8 @@ scale: ## measure 10,000 Ingresses against a real kube-apiserver (minutes)
 tools: ## build the tools of tests and checks into the cache (about 8 minutes the first time)
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
-full: ## everything that is run before an issue is resolved
-	$(MAKE) verify test quickstart bench scale
-	PORTICO_E2E_ROUNDS=10 PORTICO_E2E_OUTAGE=120 $(MAKE) e2e
+full: ## everything that is run before an issue is resolved (hours)
+	$(MAKE) verify test quickstart bench scale e2e-full
 
 images: ## build the container image as an OCI archive in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'
@@ -71,10 +70,16 @@ cluster-down: ## end that cluster, also after a crash, and leave nothing behind
 	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster
 	@bin/cluster down $(if $(STATE),--state $(STATE))
 
-e2e: ## run the tests that need a real cluster, one after another (root)
+E2E_TIMEOUT ?= 40m
+e2e: ## run the tests that need a real cluster, one after another, with short loops (root)
 	@helm=$$(test/tools/assets.sh helm); export PORTICO_HELM="$$helm"; \
-	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m ./test/cluster/... ./test/e2e/...
+	pebble=$$(test/tools/assets.sh pebble); export PORTICO_PEBBLE="$$pebble"; \
+	$(GO) test -tags e2e -count=1 -p 1 -timeout $(E2E_TIMEOUT) $(E2E_FLAGS) ./test/cluster/... ./test/e2e/...
 
-.PHONY: cluster-up cluster-shell cluster-down e2e
+e2e-full: ## the same with cert-manager, ten rollouts, fifty failovers, two minutes without an apiserver
+	@certmanager=$$(test/tools/assets.sh certmanager); export PORTICO_E2E_CERTMANAGER="$$certmanager"; \
+	PORTICO_E2E_ROUNDS=10 PORTICO_E2E_FAILOVERS=50 PORTICO_E2E_OUTAGE=120 $(MAKE) e2e E2E_TIMEOUT=150m E2E_FLAGS=-v
+
+.PHONY: cluster-up cluster-shell cluster-down e2e e2e-full
 
 .PHONY: help build run quickstart test verify generate bench scale tools full images clean

@@ -14,6 +14,10 @@ import (
 	"github.com/portico-ingress/portico/router/view"
 )
 
+// challengeProtocol is negotiated by certificate authorities that validate a
+// TLS-ALPN-01 challenge; nothing is spoken on such connections (RFC 8737 §3).
+const challengeProtocol = "acme-tls/1"
+
 // serve makes the connection ready (PROXY header, TLS) and hands it over. What
 // fails on the way is the client's business and only logged when asked for. A
 // panic costs one connection.
@@ -36,6 +40,9 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, t *TLS) {
 			return
 		}
 		defer closeTLS(tlsConn)
+		if info.TLS.Protocol == challengeProtocol {
+			return // the handshake was the answer
+		}
 		conn = tlsConn
 	}
 	s.opts.Handler.ServeConn(ctx, conn, info)

@@ -37,6 +37,8 @@ type Key struct {
 // Keys is every annotation that is understood, sorted by name: the single
 // source of parser, documentation and hints.
 var Keys = []Key{
+	{"issuer", `name of the configured issuer that the certificates of spec.tls come from`,
+		func(*Policy, string) error { return nil }}, // read by controllers/translate
 	{"ssl-redirect", `"true" (default) or "false": answer plaintext requests for a host with TLS by 308 to https`,
 		func(p *Policy, v string) error { return setSwitch(&p.SSLRedirect, v) }},
 }

@@ -36,9 +36,11 @@ type Snapshots interface {
 }
 
 // ChallengeResponder knows the answers to ACME HTTP-01 challenges (RFC 8555
-// §8.3). It must answer at once, from memory. Safe for concurrent use.
+// §8.3). It answers from memory; where a challenge of the host is known to be on
+// its way it may wait for it, for seconds and until ctx ends, and it bounds how
+// many wait. Safe for concurrent use.
 type ChallengeResponder interface {
-	Respond(host, token string) (body string, ok bool)
+	Respond(ctx context.Context, host, token string) (body string, ok bool)
 }
 
 // Options of an Engine.

@@ -89,7 +89,7 @@ func (e *Engine) run(x *exchange) {
 		x.answer(f)
 		return
 	}
-	if body, ok := e.challenge(&x.req); ok {
+	if body, ok := e.challenge(x.ctx, &x.req); ok {
 		x.answerText(200, "", "application/octet-stream", body, nil)
 		return
 	}
@@ -169,12 +169,12 @@ func (x *exchange) offers() {
 }
 
 // challenge answers for the certificate authority.
-func (e *Engine) challenge(r *view.Request) (string, bool) {
+func (e *Engine) challenge(ctx context.Context, r *view.Request) (string, bool) {
 	token, ok := strings.CutPrefix(r.Path, router.ACMEChallengePath)
 	if !ok || e.opts.Challenges == nil || token == "" || r.Method != "GET" && r.Method != "HEAD" {
 		return "", false
 	}
-	return e.opts.Challenges.Respond(r.Host, token)
+	return e.opts.Challenges.Respond(ctx, r.Host, token)
 }
 
 // decide turns a decision into the engine's own answer, or nil to forward.

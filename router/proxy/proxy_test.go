@@ -76,7 +76,7 @@ func TestOwnAnswers(t *testing.T) {
 
 type challenges struct{}
 
-func (challenges) Respond(host, token string) (string, bool) {
+func (challenges) Respond(_ context.Context, host, token string) (string, bool) {
 	return "known for " + host, token == "known"
 }
 

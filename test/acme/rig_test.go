@@ -85,12 +85,7 @@ func (r *rig) listen() {
 }
 
 func (r *rig) serveALPN() {
-	config := &tls.Config{NextProtos: []string{"acme-tls/1"}, GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		if c := r.tokens.Certificate(h.Context(), h.ServerName); c != nil {
-			return c, nil
-		}
-		return nil, fmt.Errorf("no challenge for %s", h.ServerName)
-	}}
+	config := &tls.Config{GetConfigForClient: r.tokens.ServerConfig}
 	for {
 		conn, err := r.https.Accept()
 		if err != nil {

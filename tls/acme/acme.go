@@ -43,10 +43,11 @@ type Storage interface {
 	Hold(ctx context.Context, name string) (held context.Context, release func(), err error)
 }
 
-// ID names the record of the certificate for a set of names by an issuer. It
-// says nothing of the names and is safe in file and object names.
-func ID(issuer string, names []string) string {
-	return digest(append([]string{issuer}, sorted(names)...))
+// ID names the record of an owner's certificate for a set of names by an issuer.
+// It says nothing of them and is safe in file and object names. Two owners never
+// share a record: a host that changes hands takes no private key along.
+func ID(owner, issuer string, names []string) string {
+	return digest(append([]string{owner, issuer}, sorted(names)...))
 }
 
 // lockName is the same for the same names whoever issues: there is one order

@@ -16,6 +16,7 @@ import (
 
 // Wanted is a certificate that there is to be.
 type Wanted struct {
+	Owner  string // the namespace that it is for
 	Issuer *Issuer
 	Names  []string // sorted, canonical
 	// Have is a certificate for the names that is served although there is
@@ -24,7 +25,12 @@ type Wanted struct {
 }
 
 // ID is that of its record.
-func (w Wanted) ID() string { return ID(w.Issuer.Name, w.Names) }
+func (w Wanted) ID() string { return ID(w.Owner, w.Issuer.Name, w.Names) }
+
+// record is its record before anything was done for it.
+func (w Wanted) record() *Record {
+	return &Record{ID: w.ID(), Owner: w.Owner, Names: w.Names, Issuer: w.Issuer.Name}
+}
 
 // Step is one thing that was done for a certificate.
 type Step struct {
@@ -326,7 +332,7 @@ func (m *Manager) note(id string, err error) {
 	}
 	r := m.records[id]
 	if r == nil {
-		r = &Record{ID: id, Names: w.Names, Issuer: w.Issuer.Name}
+		r = w.record()
 	}
 	r = r.clone()
 	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error()}, nil, m.opts.Now())
@@ -353,7 +359,7 @@ func (m *Manager) read(ctx context.Context, w Wanted) (*Record, error) {
 	r, err := m.opts.Storage.Record(ctx, w.ID())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &Record{ID: w.ID(), Names: w.Names, Issuer: w.Issuer.Name}, nil
+		return w.record(), nil
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errStorage, err)
 	}

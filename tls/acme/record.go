@@ -14,6 +14,7 @@ import (
 // it as one object, so that a crash leaves it as it was before or after.
 type Record struct {
 	ID     string   `json:"id"`
+	Owner  string   `json:"owner,omitempty"`
 	Names  []string `json:"names"` // sorted, canonical
 	Issuer string   `json:"issuer"`
 	// Chain and Key are the certificate in PEM; empty before the first.
@@ -104,7 +105,7 @@ func DecodeRecord(id string, data []byte) (*Record, error) {
 	switch {
 	case r.ID != id:
 		return nil, fmt.Errorf("the record of certificate %s says that it is of %q", id, r.ID)
-	case len(r.Names) == 0 || r.ID != ID(r.Issuer, r.Names):
+	case len(r.Names) == 0 || r.ID != ID(r.Owner, r.Issuer, r.Names):
 		return nil, errors.New("the record of a certificate is not for the names that it lists")
 	}
 	return r, nil

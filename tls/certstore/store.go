@@ -23,6 +23,7 @@ const (
 	ReasonUnusable diag.Reason = "CertificateUnusable"
 	ReasonMismatch diag.Reason = "CertificateNameMismatch"
 	ReasonExpired  diag.Reason = "CertificateNotValidNow"
+	ReasonPending  diag.Reason = "CertificatePending"
 )
 
 // SecretRef names a Secret.
@@ -68,6 +69,7 @@ type Store struct {
 	// touches no other host.
 	hostsOf map[SecretRef]map[string]struct{}
 	secrets map[SecretRef]secret
+	standIn map[SecretRef]StandIn
 	def     SecretRef // --default-tls-secret; zero: self-signed
 	changed chan struct{}
 }
@@ -104,6 +106,7 @@ func New(opts Options) (*Store, error) {
 		claims:  map[string]Claim{},
 		hostsOf: map[SecretRef]map[string]struct{}{},
 		secrets: map[SecretRef]secret{},
+		standIn: map[SecretRef]StandIn{},
 		changed: make(chan struct{}),
 	}
 	if s.now == nil {
@@ -135,6 +138,28 @@ func (s *Store) DeleteSecret(ref SecretRef) {
 		delete(s.secrets, ref)
 		s.publishSecret(ref)
 	}
+}
+
+// StandIn is what is known of a Secret beside what it holds.
+type StandIn struct {
+	// Certificate is served in place of what the Secret holds; nil: none.
+	Certificate *Certificate
+	// Pending says in words what is being done to get a certificate; it
+	// explains why there is none.
+	Pending string
+}
+
+// SetStandIn says what stands in for a Secret; the zero value ends it.
+func (s *Store) SetStandIn(ref SecretRef, in StandIn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.standIn[ref] == in {
+		return
+	}
+	if s.standIn[ref] = in; in == (StandIn{}) {
+		delete(s.standIn, ref)
+	}
+	s.publishSecret(ref)
 }
 
 // ReplaceSecrets says what all Secrets hold, at once.
@@ -271,7 +296,12 @@ func (s *Store) usable(c Claim) (*Certificate, string) {
 // held returns what a Secret holds, or why it is of no use.
 func (s *Store) held(ref SecretRef) (*Certificate, string) {
 	sec, ok := s.secrets[ref]
+	in := s.standIn[ref]
 	switch {
+	case in.Certificate != nil:
+		return in.Certificate, ""
+	case sec.cert == nil && in.Pending != "":
+		return nil, in.Pending
 	case !ok:
 		return nil, fmt.Sprintf("Secret %s does not exist", ref)
 	case sec.cert == nil:
@@ -344,7 +374,11 @@ func (s *Store) problem(c Claim, now time.Time) (diag.Problem, bool) {
 	}
 	cert, why := s.usable(c)
 	switch {
-	case cert == nil && s.secrets[c.Secret].cert != nil:
+	case cert == nil && s.secrets[c.Secret].cert == nil && s.standIn[c.Secret].Pending != "":
+		p.Reason = ReasonPending
+		p.Message = fmt.Sprintf("host %s gets the default certificate until its own is there: %s", c.Host, why)
+		p.Remedy = "How it is getting on: portico cert why " + c.Host
+	case cert == nil && (s.secrets[c.Secret].cert != nil || s.standIn[c.Secret].Certificate != nil):
 		p.Reason = ReasonMismatch
 		p.Message = fmt.Sprintf("host %s gets the default certificate: %s", c.Host, why)
 		p.Remedy = "Put a certificate for this host into the Secret, or name another Secret"

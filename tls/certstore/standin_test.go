@@ -1,0 +1,47 @@
+package certstore_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/portico-ingress/portico/test/testcert"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+func TestStandIn(t *testing.T) {
+	ca, s := testcert.New(t), newStore(t)
+	leaf := func(host string) *certstore.Certificate {
+		certPEM, keyPEM := ca.LeafOf(testcert.ECDSA, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), host)
+		return parse(t, certPEM, keyPEM)
+	}
+	own, other := leaf("web.example"), leaf("web.example")
+	secret := ref("shop/web")
+	s.SetClaims([]certstore.Claim{claim("web.example", "shop", "shop/web")}, nil)
+	served := func(want *certstore.Certificate, why string) {
+		t.Helper()
+		got := s.Select("web.example")
+		if want == nil && !strings.Contains(got.Why, why) || want != nil && got.Certificate != want {
+			t.Errorf("served from %s because %q, want %q", got.Source, got.Why, why)
+		}
+	}
+	served(nil, "does not exist")
+	s.SetStandIn(secret, certstore.StandIn{Pending: "ordered from x"})
+	served(nil, "ordered from x")
+	if p := s.Problems(); len(p) != 1 || p[0].Reason != certstore.ReasonPending {
+		t.Errorf("problems %v", p)
+	}
+	s.SetSecret(secret, other, "")
+	served(other, "")
+	s.SetStandIn(secret, certstore.StandIn{Certificate: own})
+	served(own, "")
+	s.SetStandIn(secret, certstore.StandIn{Certificate: leaf("mall.example")})
+	served(nil, "not for web.example")
+	if p := s.Problems(); len(p) != 1 || p[0].Reason != certstore.ReasonMismatch {
+		t.Errorf("problems %v", p)
+	}
+	s.SetStandIn(secret, certstore.StandIn{})
+	served(other, "")
+	s.DeleteSecret(secret)
+	served(nil, "does not exist")
+}

@@ -73,7 +73,9 @@ func (p *Planner) Take() *Change {
 	clear(p.pending)
 	r.claimAll()
 	for _, q := range r.dirty {
-		r.update(q)
+		if !q.removed {
+			r.update(q)
+		}
 	}
 	c := r.change
 	slices.SortFunc(c.Set, func(a, b Update) int { return a.Key.Compare(b.Key) })
@@ -224,8 +226,7 @@ func (r *round) claimAll() {
 // remove takes a port out of everything.
 func (r *round) remove(q *port) {
 	r.release(q)
-	r.marked[q] = true // never dirty: it may have been an heir in this round
-	r.dirty = slices.DeleteFunc(r.dirty, func(o *port) bool { return o == q })
+	q.removed = true // it may have been an heir in this round
 	f := q.forwarding
 	if f == nil {
 		return

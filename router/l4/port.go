@@ -18,6 +18,7 @@ type port struct {
 	deltas [pools]Delta[netip.AddrPort]
 	// forwarding is what was handed out; nil before the first time.
 	forwarding *Forwarding
+	removed    bool
 }
 
 // settle takes over the present state of the port. afresh says that the node

@@ -59,7 +59,7 @@ var rules = map[string]rule{
 	"router/publish":  {floor: 2, ours: []string{"router", "router/upstream", "router/view", "tls/certstore"}, banned: dataPath},
 	"router/proxy": {floor: 2, ours: []string{"router", "router/upstream", "router/view", "router/policy", "router/wire"},
 		banned: with(dataPath, module+"/controllers", "the engine is fed through its own small interfaces")},
-	"controllers/translate": {floor: 2, ours: []string{"router", "router/policy", "router/view", "router/upstream", "tls/certstore"}, banned: pure},
+	"controllers/translate": {floor: 2, ours: []string{"router", "router/l4", "router/policy", "router/view", "router/upstream", "tls/certstore"}, banned: pure},
 	"controllers/manifest":  {floor: 2, ours: []string{"router/view"}, banned: pure},
 	"router/admin":          {floor: 3, ours: []string{"router", "router/upstream", "router/publish", "router/view", "tls/certstore"}, banned: dataPath},
 	"router/explain":        {floor: 3, ours: []string{"router", "router/upstream", "router/publish", "router/view", "tls/certstore"}, banned: dataPath},

@@ -64,6 +64,8 @@ var rules = map[string]rule{
 	"router/admin":          {floor: 3, ours: []string{"router", "router/upstream", "router/publish", "router/view", "tls/certstore"}, banned: dataPath},
 	"router/explain":        {floor: 3, ours: []string{"router", "router/upstream", "router/publish", "router/view", "tls/certstore"}, banned: dataPath},
 	"controllers/ingress":   {floor: 3, ours: []string{"controllers/translate", "router", "router/publish", "router/upstream", "tls/certstore"}, banned: noEngine()},
+	// certs writes the certificates that acme gets, and feeds what is served.
+	"controllers/certs":     {floor: 3, ours: []string{"controllers/translate", "router", "router/publish", "router/view", "tls/certstore", "tls/acme"}, banned: noEngine()},
 	"controllers/status":    {floor: 3, ours: []string{"controllers/translate", "router/publish"}, banned: noEngine()},
 	"controllers/folder": {floor: 3, ours: []string{"controllers/translate", "controllers/manifest", "router", "router/publish", "router/upstream", "tls/certstore", "tls/localca"},
 		banned: noEngine()},

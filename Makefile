@@ -28,6 +28,7 @@ test: ## run every test, with the race detector, against a real etcd and kube-ap
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
 	helm=$$(test/tools/assets.sh helm); export PORTICO_HELM="$$helm"; \
 	pebble=$$(test/tools/assets.sh pebble); export PORTICO_PEBBLE="$$pebble"; \
+	judges=$$(test/tools/assets.sh conformance); export PORTICO_CONFORMANCE="$$judges"; \
 	$(GO) test $(RACE) -timeout 15m ./...
 
 verify: ## check format, vet, staticcheck, layering, go.mod and generated files

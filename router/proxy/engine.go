@@ -2,24 +2,20 @@
 // request against the newest snapshot, and forwards it to an endpoint of the
 // pool that the match names.
 //
-// The fronts (HTTP/1.1 on router/wire, HTTP/2 on golang.org/x/net/http2) fill a
+// The fronts (HTTP/1.1 on router/wire, HTTP/2 on router/wire/h2) fill a
 // view.Request and hand it over as an exchange; nothing behind them knows which
 // front it was.
 package proxy
 
-//lint:file-ignore SA1019 net/http offers whole servers and transports; here HTTP/2 is spoken on a connection that was accepted or dialled before.
-
 import (
 	"context"
 	"net"
-	"net/http"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/net/http2"
 
 	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/upstream"
@@ -120,15 +116,13 @@ func (t *Timeouts) setDefaults() {
 
 // Engine serves connections. Safe for concurrent use.
 type Engine struct {
-	opts  Options       // const after New
-	h2    *http2.Server // const after New
-	h2cfg *http.Server  // never listens; carries limits and the shutdown signal
+	opts Options // const after New
 
 	panics atomic.Int64
 
 	mu      sync.Mutex // protects the following
 	conns   map[*h1Conn]struct{}
-	h2conns map[*farewell]struct{}
+	h2conns map[*h2Conn]struct{}
 }
 
 // New returns an Engine. Start must run for idle connections to notice that the
@@ -144,9 +138,7 @@ func New(opts Options) *Engine {
 	if opts.Observer == nil {
 		opts.Observer = Observers(nil)
 	}
-	e := &Engine{opts: opts, conns: make(map[*h1Conn]struct{}), h2conns: make(map[*farewell]struct{})}
-	e.h2, e.h2cfg = newH2Server(&e.opts)
-	return e
+	return &Engine{opts: opts, conns: make(map[*h1Conn]struct{}), h2conns: make(map[*h2Conn]struct{})}
 }
 
 // Start waits for Draining, then asks idle HTTP/1.1 connections to end and
@@ -155,7 +147,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	select {
 	case <-e.opts.Draining:
 		e.drainIdle()
-		e.goAway(ctx)
+		e.departAll()
 	case <-ctx.Done():
 	}
 	return nil
@@ -174,7 +166,7 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
 		}
 	}()
 	if info.TLS != nil && info.TLS.Protocol == "h2" {
-		e.serveH2(ctx, c, info)
+		e.serveH2(ctx, c, info, nil)
 		return
 	}
 	e.serveH1(ctx, c, info)

@@ -59,6 +59,7 @@ type exchange struct {
 	length  int64
 	expects bool   // the client waits for 100 Continue
 	upgrade string // protocol offered, "" if none
+	key     string // of a WebSocket that we open in the client's place
 
 	trailers bool // the client takes trailer fields
 	trusted  bool // the peer is a trusted proxy
@@ -158,7 +159,6 @@ func (e *Engine) prepare(x *exchange) *fault {
 func (x *exchange) offers() {
 	fs := x.req.Fields
 	x.trailers = fs.HasToken("TE", "trailers")
-	x.upgrade = ""
 	if x.req.Proto != "HTTP/1.1" || x.length != 0 || !fs.HasToken("Connection", "upgrade") {
 		return
 	}

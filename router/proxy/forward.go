@@ -45,6 +45,10 @@ func (e *Engine) forward(x *exchange, pool *upstream.Pool) {
 	defer resp.Close()
 	x.rec.Endpoint, x.rec.Attempts = resp.Endpoint, resp.Attempts
 	if resp.Head.Status == 101 {
+		if x.key != "" && resp.Head.Fields.Get("Sec-WebSocket-Accept") != acceptWebSocket(x.key) {
+			x.answer(badResponse())
+			return
+		}
 		e.tunnel(x, resp)
 		return
 	}
@@ -143,7 +147,7 @@ func (x *exchange) failed(err error) {
 	case upstream.Canceled:
 		x.gone()
 	default:
-		x.answer(&fault{status: 502, reason: "bad_response", detail: "the backend did not give a valid response"})
+		x.answer(badResponse())
 	}
 }
 
@@ -163,6 +167,10 @@ func (x *exchange) bodyFailed(err error) {
 func (x *exchange) gone() {
 	x.rec.Status, x.rec.Reason = 499, "client_gone"
 	x.front.Abort()
+}
+
+func badResponse() *fault {
+	return &fault{status: 502, reason: "bad_response", detail: "the backend did not give a valid response"}
 }
 
 func noEndpoint() *fault {

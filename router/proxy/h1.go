@@ -6,11 +6,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
+	"github.com/portico-ingress/portico/router/wire/h2"
 )
 
 // The read buffer of a connection starts small, since most connections are
@@ -62,6 +64,10 @@ func (c *h1Conn) next() bool {
 	start, n, err := c.readHead()
 	if n == 0 && err == nil {
 		return false // the client has ended the connection
+	}
+	if c.served == 0 && c.info.TLS == nil && n > 0 && strings.HasPrefix(h2.Preface, string(c.buf[c.r:c.r+n])) {
+		c.e.serveH2(c.ctx, c.nc, c.info, c.buf[c.r:c.w]) // prior knowledge, RFC 9113 §3.3
+		return false
 	}
 	c.x = exchange{ctx: c.ctx, front: c, rec: view.Record{Start: start}}
 	c.resp.reset()

@@ -1,10 +1,8 @@
 package proxy
 
 import (
-	"errors"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/portico-ingress/portico/router/view"
@@ -100,29 +98,9 @@ func (c *h1Conn) Flush() error {
 	if len(r.out) == 0 {
 		return nil
 	}
-	err := c.send(r.out)
+	err := sendAll(c.nc, r.out, c.e.opts.Timeouts.WriteStall, c.info.TLS != nil)
 	r.out = r.out[:0]
 	return err
-}
-
-// send writes all of p to a client that takes some of it within WriteStall, and
-// some more, and so on. A TLS connection is lost with the first write that
-// times out, so it gets one record at a time.
-func (c *h1Conn) send(p []byte) error {
-	piece := len(p)
-	if c.info.TLS != nil {
-		piece = 16 << 10
-	}
-	for len(p) > 0 {
-		c.nc.SetWriteDeadline(time.Now().Add(c.e.opts.Timeouts.WriteStall))
-		n, err := c.nc.Write(p[:min(piece, len(p))])
-		p = p[n:]
-		stalled := n == 0 || c.info.TLS != nil || !errors.Is(err, os.ErrDeadlineExceeded)
-		if err != nil && stalled {
-			return err
-		}
-	}
-	return nil
 }
 
 // End implements front.

@@ -1,162 +1,360 @@
 package proxy
 
-//lint:file-ignore SA1019 net/http offers whole servers and transports; here HTTP/2 is spoken on a connection that was accepted or dialled before.
-
 import (
 	"context"
+	"errors"
 	"io"
-	"log"
 	"net"
-	"net/http"
-	"strconv"
-	"strings"
+	"os"
+	"runtime"
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/portico-ingress/portico/router/view"
-	"github.com/portico-ingress/portico/router/wire"
+	"github.com/portico-ingress/portico/router/wire/h2"
 )
 
 // What one client may cost on one HTTP/2 connection.
 const (
 	h2Streams      = 250
-	h2ResetBudget  = 200 // cancelled streams in h2ResetWindow; beyond: the connection is closed
+	h2ResetBudget  = 200 // streams that end in vain in h2ResetWindow; beyond: the connection is closed
 	h2ResetWindow  = 30 * time.Second
 	h2StreamWindow = 256 << 10
 	h2ConnWindow   = 1 << 20
+	h2MaxOut       = 64 << 10 // bytes that wait for the connection before streams wait too
+	h2Buffer       = 4 << 10
+	h2LargeBuffer  = 32 << 10
 )
 
-func newH2Server(opts *Options) (*http2.Server, *http.Server) {
-	cfg := &http.Server{
-		MaxHeaderBytes: opts.Limits.Head,
-		ErrorLog:       log.New(io.Discard, "", 0), // client errors are theirs
-	}
-	srv := &http2.Server{
-		MaxConcurrentStreams:         h2Streams,
-		MaxReadFrameSize:             16 << 10,
-		IdleTimeout:                  opts.Timeouts.Idle,
-		ReadIdleTimeout:              time.Minute,
-		PingTimeout:                  15 * time.Second,
-		WriteByteTimeout:             opts.Timeouts.WriteStall,
-		MaxUploadBufferPerConnection: h2ConnWindow,
-		MaxUploadBufferPerStream:     h2StreamWindow,
-	}
-	if err := http2.ConfigureServer(cfg, srv); err != nil {
-		panic(err) // only for a TLS configuration, and there is none
-	}
-	return srv, cfg
-}
+// How a silent connection with streams on it is told from a dead one.
+const (
+	h2PingAfter = time.Minute
+	h2PongWait  = 15 * time.Second
+)
 
-// h2Conn is the HTTP/2 side of one client connection.
+// h2Conn drives wire/h2 on one client connection. One goroutine reads; one
+// writes, while there is something to write; each stream has one.
 type h2Conn struct {
-	e    *Engine
-	nc   *farewell
-	info *view.Conn
+	e    *Engine         // const
+	nc   net.Conn        // const
+	info *view.Conn      // const
+	ctx  context.Context // const; ends with the connection
 
-	mu     sync.Mutex // protects the following
-	since  time.Time
-	resets int
+	work sync.WaitGroup // streams and the writer
+
+	mu        sync.Mutex // protects the following, and what is in the streams
+	conn      *h2.Conn
+	writing   bool        // a goroutine writes
+	waiting   []*h2Stream // for room in the buffer
+	running   int         // streams with a goroutine
+	lost      bool        // nothing can be sent any more
+	departing bool        // the first GOAWAY was sent
+	closing   bool        // to be closed when everything is sent
+	armed     time.Time   // the read deadline
+	lastRead  time.Time
+	idleSince time.Time // when the last stream ended
+	partial   time.Time // when what is incomplete began to come; zero: nothing is
+	pinged    time.Time // zero: no answer is due
 }
 
-func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn) {
-	secure, ok := nc.(tlsConn)
-	if !ok {
-		return
-	}
-	c := &h2Conn{e: e, nc: newFarewell(secure), info: info}
-	e.trackH2(c.nc)
-	defer e.untrackH2(c.nc)
+// h2Buffers are for frames on their way out; an idle connection has none.
+var h2Buffers = sync.Pool{New: func() any { return new([h2Buffer]byte) }}
+
+func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read []byte) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errClientGone)
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
-	e.h2.ServeConn(c.nc, &http2.ServeConnOpts{Context: ctx, BaseConfig: e.h2cfg, Handler: c})
+	now := time.Now()
+	c := &h2Conn{e: e, nc: nc, info: info, ctx: ctx, lastRead: now, idleSince: now}
+	c.conn = h2.New(h2.Options{
+		Limits: &e.opts.Limits, MaxStreams: h2Streams, StreamWindow: h2StreamWindow, ConnWindow: h2ConnWindow,
+		ResetBudget: h2ResetBudget, ResetWindow: h2ResetWindow,
+	}, c)
+	e.trackH2(c)
+	defer e.untrackH2(c)
+	if e.draining() {
+		c.depart()
+	}
+	c.read(read)
+	c.end()
+	c.work.Wait()
 }
 
-// ServeHTTP takes one stream.
-func (c *h2Conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s := newH2Stream(c, w, r)
-	defer s.finish()
-	x := &exchange{ctx: r.Context(), front: s, rec: view.Record{Start: time.Now()}}
-	if f := s.fill(x); f != nil {
-		x.req = view.Request{Proto: "HTTP/2.0", Conn: c.info, Client: c.info.Peer.Addr().Unmap(), ID: newID()}
-		x.answer(f)
-		c.e.report(x)
-	} else {
-		c.e.run(x)
-	}
-	if s.aborted {
-		if r.Context().Err() != nil {
-			c.countReset()
+// read feeds the connection until it ends. What was read ahead comes first.
+func (c *h2Conn) read(ahead []byte) {
+	buf := make([]byte, max(h2Buffer, len(ahead)))
+	r, w := 0, copy(buf, ahead)
+	for {
+		n, more := c.feed(buf[r:w])
+		if !more {
+			return
 		}
-		panic(http.ErrAbortHandler) // resets the stream
+		if r += n; r == w {
+			r, w = 0, 0
+			buf = c.fit(buf)
+		} else if w == len(buf) {
+			buf, w, r = roomier(buf, r, w), w-r, 0
+		}
+		n, err := c.nc.Read(buf[w:])
+		w += n
+		if n == 0 && err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && c.patient()) {
+			return
+		}
+		if w == len(buf) && len(buf) < h2LargeBuffer {
+			buf, w, r = roomier(buf, r, w), w-r, 0
+		}
 	}
 }
 
-// countReset closes a connection whose client keeps starting requests only to
-// cancel them (CVE-2023-44487): each costs a backend more than it.
-func (c *h2Conn) countReset() {
+// roomier moves what is unread to the start of a buffer that has room behind.
+func roomier(buf []byte, r, w int) []byte {
+	to := buf
+	if len(buf) < h2LargeBuffer {
+		to = make([]byte, h2LargeBuffer)
+	}
+	copy(to, buf[r:w])
+	return to
+}
+
+// fit gives a large buffer back while nobody needs it.
+func (c *h2Conn) fit(buf []byte) []byte {
+	if len(buf) == h2Buffer {
+		return buf
+	}
+	c.mu.Lock()
+	idle := c.conn.Streams() == 0
+	c.mu.Unlock()
+	if idle {
+		return make([]byte, h2Buffer)
+	}
+	return buf
+}
+
+// feed takes received bytes, and sends what they lead to. Without more, the
+// connection is over.
+func (c *h2Conn) feed(p []byte) (n int, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	if now.Sub(c.since) > h2ResetWindow {
-		c.since, c.resets = now, 0
+	if len(p) > 0 {
+		c.lastRead, c.pinged = now, time.Time{}
 	}
-	if c.resets++; c.resets > h2ResetBudget {
-		c.nc.Close()
+	if cap(c.conn.Out()) == 0 {
+		c.conn.TakeOut(h2Buffers.Get().(*[h2Buffer]byte)[:])
+	}
+	n, err := c.conn.Feed(p, now.UnixNano())
+	switch {
+	case n == len(p) && !c.conn.Partial():
+		c.partial = time.Time{}
+	case c.partial.IsZero() || n > 0:
+		c.partial = now
+	}
+	if err != nil {
+		c.closing = true
+	}
+	c.arm(now)
+	c.flush()
+	return n, err == nil && !c.lost
+}
+
+// deadline is until when something must come. mu is held.
+func (c *h2Conn) deadline() time.Time {
+	t := &c.e.opts.Timeouts
+	switch {
+	case !c.partial.IsZero():
+		return c.partial.Add(t.ReadHeader)
+	case !c.pinged.IsZero():
+		return c.pinged.Add(h2PongWait)
+	case c.conn.Streams() > 0:
+		return c.lastRead.Add(h2PingAfter)
+	}
+	return c.idleSince.Add(t.Idle)
+}
+
+// arm sets the read deadline, if the one that is set is too late: one that is
+// too early only looks at the clock again. mu is held.
+func (c *h2Conn) arm(now time.Time) {
+	d := c.deadline()
+	if c.armed.Before(now) || d.Before(c.armed) {
+		c.armed = d
+		c.nc.SetReadDeadline(d)
 	}
 }
 
-// fill makes the view of a stream's request. What the library lets pass though
-// RFC 9113 §8 does not is refused here.
-func (s *h2Stream) fill(x *exchange) *fault {
-	r, limits := s.r, &s.c.e.opts.Limits
-	if len(r.RequestURI) > limits.Target {
-		return &fault{status: 414, reason: "target_too_long", detail: "the request target is too long"}
+// patient decides at a deadline whether the connection may stay.
+func (c *h2Conn) patient() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if c.lost || c.closing {
+		return false
 	}
-	if r.Method != "CONNECT" && !wire.ValidTarget(r.RequestURI) || !wire.ValidName(r.Method) {
-		return badH2("the method or the path holds a character that is not allowed")
-	}
-	if r.Host == "" {
-		return badH2("neither :authority nor host is given")
-	}
-	if r.RequestURI == "*" && r.Method != "OPTIONS" {
-		return badH2(`the target "*" is for OPTIONS alone`)
-	}
-	x.req = view.Request{Method: r.Method, Authority: r.Host, Proto: "HTTP/2.0", Conn: s.c.info, Client: s.c.info.Peer.Addr().Unmap()}
-	x.path, x.req.Query, x.req.HasQuery = strings.Cut(r.RequestURI, "?")
-	if f := s.fields(x, limits.Fields); f != nil {
-		return f
-	}
-	x.length = r.ContentLength
-	return nil
-}
-
-func (s *h2Stream) fields(x *exchange, limit int) *fault {
-	for name, values := range s.r.Header {
-		for _, v := range values {
-			if len(x.req.Fields) >= limit {
-				return &fault{status: 431, reason: "too_many_fields", detail: "too many header fields"}
-			}
-			if !wire.ValidName(name) || !wire.ValidValue(v) {
-				return badH2("a field holds a character that is not allowed")
-			}
-			switch {
-			case name == "Host" && !strings.EqualFold(v, s.r.Host):
-				return badH2(":authority and host name different hosts")
-			case name == "Host":
-			case name == "Content-Length" && v != strconv.FormatInt(s.r.ContentLength, 10):
-				return badH2("Content-Length does not fit the stream")
-			case name == "Content-Length":
-			case name == "Transfer-Encoding" || name == "Expect":
-				return badH2("a field has no place in HTTP/2")
-			default:
-				x.req.Fields = append(x.req.Fields, view.Field{Name: name, Value: v})
-			}
+	if !now.Before(c.deadline()) {
+		switch {
+		case c.partial.IsZero() && c.pinged.IsZero() && c.conn.Streams() > 0:
+			c.conn.Ping()
+			c.pinged = now
+		case c.conn.Streams() > 0:
+			return false
+		default:
+			c.conn.GoAway()
+			c.closing = true
+			c.flush()
+			return false
 		}
 	}
-	return nil
+	c.armed = time.Time{}
+	c.arm(now)
+	c.flush()
+	return true
 }
 
-func badH2(detail string) *fault {
-	return &fault{status: 400, reason: "bad_request", detail: detail}
+// flush starts the writer if there is something to do for it. mu is held.
+func (c *h2Conn) flush() {
+	if c.writing || c.lost || len(c.conn.Out()) == 0 {
+		return
+	}
+	c.writing = true
+	c.work.Go(c.write)
+}
+
+// write sends all that there is, as often as there is more.
+func (c *h2Conn) write() {
+	runtime.Gosched() // streams that are ready add their frames: one write for all
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var used []byte
+	for !c.lost && len(c.conn.Out()) > 0 {
+		if used == nil {
+			used = h2Buffers.Get().(*[h2Buffer]byte)[:]
+		}
+		out := c.conn.TakeOut(used)
+		c.mu.Unlock()
+		err := sendAll(c.nc, out, c.e.opts.Timeouts.WriteStall, c.info.TLS != nil)
+		c.mu.Lock()
+		used = out
+		if err != nil {
+			c.lose("the client takes nothing")
+		}
+		c.wake()
+	}
+	c.writing = false
+	giveBackH2(used)
+	if c.conn.Streams() == 0 {
+		giveBackH2(c.conn.TakeOut(nil))
+	}
+	if c.closing {
+		c.nc.SetReadDeadline(longAgo)
+	}
+}
+
+// giveBackH2 keeps a buffer for others, unless it has grown.
+func giveBackH2(b []byte) {
+	if cap(b) == h2Buffer {
+		h2Buffers.Put((*[h2Buffer]byte)(b[:h2Buffer]))
+	}
+}
+
+// wake lets the streams go on that waited for room. mu is held.
+func (c *h2Conn) wake() {
+	for _, s := range c.waiting {
+		s.writable.ring()
+	}
+	c.waiting = c.waiting[:0]
+}
+
+// lose ends the connection without a word. mu is held.
+func (c *h2Conn) lose(why string) {
+	if c.lost {
+		return
+	}
+	c.lost = true
+	c.conn.Abandon(why)
+	c.wake()
+	c.nc.SetDeadline(longAgo)
+}
+
+// end is the end of reading. Streams that are open are over; what is to be
+// sent, like the GOAWAY that says why, still is.
+func (c *h2Conn) end() {
+	c.mu.Lock()
+	c.conn.Abandon("the connection ended")
+	c.wake()
+	closing := c.closing && !c.lost
+	c.closing = true
+	c.flush()
+	writing := c.writing
+	c.mu.Unlock()
+	if writing {
+		c.work.Wait()
+	}
+	if closing && closeWrite(c.nc) == nil {
+		c.nc.SetReadDeadline(time.Now().Add(2 * time.Second))
+		io.CopyN(io.Discard, c.nc, maxDrain)
+	}
+	c.nc.Close()
+}
+
+// farewellWait bounds the wait for a client to answer that it has seen the
+// first GOAWAY.
+const farewellWait = time.Second
+
+// depart ends the connection in two steps, so that no request is lost that is
+// on its way (RFC 9113 §6.8).
+func (c *h2Conn) depart() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.departing {
+		return
+	}
+	c.departing = true
+	c.conn.Notice()
+	c.flush()
+	timer := time.AfterFunc(farewellWait, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.leave()
+	})
+	context.AfterFunc(c.ctx, func() { timer.Stop() })
+}
+
+// leave is the second step. mu is held.
+func (c *h2Conn) leave() {
+	if c.closing || c.lost {
+		return
+	}
+	c.conn.GoAway()
+	c.departed()
+	c.flush()
+}
+
+// departed closes a connection that takes no requests and has none. mu is held.
+func (c *h2Conn) departed() {
+	if c.conn.Leaving() && c.conn.Streams() == 0 && !c.closing {
+		c.closing = true
+		if !c.writing && len(c.conn.Out()) == 0 {
+			c.nc.SetReadDeadline(longAgo)
+		}
+	}
+}
+
+// departAll asks every HTTP/2 connection to end.
+func (e *Engine) departAll() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for c := range e.h2conns {
+		go c.depart()
+	}
+}
+
+func (e *Engine) trackH2(c *h2Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.h2conns[c] = struct{}{}
+}
+
+func (e *Engine) untrackH2(c *h2Conn) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.h2conns, c)
 }

@@ -262,3 +262,81 @@ func TestH2ManyFields(t *testing.T) {
 		t.Errorf("%v, %v", resp, err)
 	}
 }
+
+// TestH2WebSocket opens a WebSocket on a stream (RFC 8441): to the backend it is
+// an upgrade, and its answer is checked.
+func TestH2WebSocket(t *testing.T) {
+	g := newRig(t, func(c *backend.Conn) {
+		head, err := c.Head()
+		if err != nil {
+			return
+		}
+		_, rest, _ := strings.Cut(head, "Sec-WebSocket-Key: ")
+		key, _, _ := strings.Cut(rest, "\r\n")
+		switch {
+		case strings.Contains(head, "/canary"):
+			c.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		case !strings.HasPrefix(head, "GET /chat?x HTTP/1.1\r\n") || !strings.Contains(head, "\r\nUpgrade: websocket\r\n"):
+			c.Send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+		case strings.Contains(head, "liar"):
+			c.Send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n")
+		case strings.Contains(head, "nobody"):
+			c.Send("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+		default:
+			c.Send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + acceptWebSocket(key) + "\r\n\r\nhello ")
+			io.Copy(c.Conn, c)
+		}
+	})
+	for name, want := range map[string]string{"friend": "200", "liar": "502", "nobody": "404"} {
+		c := g.dialTLS("", "h2")
+		fr := handshakeH2(t, c)
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true,
+			BlockFragment: block(":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":authority", "h", ":path", "/chat?x", "x-who", name)})
+		if status := firstStatus(t, fr); status != want {
+			t.Errorf("%s: %s, want %s", name, status, want)
+		}
+		if want != "200" {
+			continue
+		}
+		fr.WriteData(1, true, []byte("there"))
+		var got strings.Builder
+		for ended := false; !ended; {
+			f, err := fr.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, ok := f.(*http2.DataFrame); ok {
+				got.Write(d.Data())
+				ended = d.StreamEnded()
+			}
+		}
+		if got.String() != "hello there" {
+			t.Errorf("%q", got.String())
+		}
+	}
+	g.checkCanary()
+}
+
+// TestH2PriorKnowledge: on a plaintext port a client may speak HTTP/2 from the
+// first byte on (RFC 9113 §3.3), but not later, and not where TLS settled on
+// HTTP/1.1.
+func TestH2PriorKnowledge(t *testing.T) {
+	g := newRig(t, backend.OK("ok"))
+	cc, err := new(http2.Transport).NewClientConn(g.dial().Conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := cc.RoundTrip(request(t, "GET", "http://h/", nil))
+	if err != nil || resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+		t.Errorf("%v, %v", resp, err)
+	}
+	cc.Close()
+	reused, secure := g.dial(), g.dialTLS("", "http/1.1")
+	reused.do(canary)
+	for _, c := range []*client{reused, secure} {
+		c.send(http2.ClientPreface)
+		if status := c.response("GET").StatusCode; status != 400 {
+			t.Errorf("answered with %d, want 400", status)
+		}
+	}
+}

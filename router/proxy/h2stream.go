@@ -1,185 +1,358 @@
 package proxy
 
 import (
+	"context"
 	"io"
 	"net"
-	"net/http"
-	"net/textproto"
-	"strconv"
-	"sync"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/portico-ingress/portico/router/view"
-	"github.com/portico-ingress/portico/router/wire"
+	"github.com/portico-ingress/portico/router/wire/h2"
 )
+
+// h2Hold is how much of a response is held back to leave in one go.
+const h2Hold = 4 << 10
 
 // h2Stream is one HTTP/2 stream as a front.
 type h2Stream struct {
-	c       *h2Conn
-	w       http.ResponseWriter
-	rc      *http.ResponseController
-	r       *http.Request
-	pace    pace
-	aborted bool
-	wrote   bool // body bytes, which the client may be slow to take
+	c        *h2Conn                 // const
+	st       *h2.Stream              // const
+	in       *h2.Head                // const
+	cancel   context.CancelCauseFunc // const
+	readable bell
+	writable bell
 
-	read, write alarm
+	// owned by the goroutine of the exchange
+	x        exchange
+	head     *responseHead // not sent yet
+	headSent bool
+	hold     []byte // body bytes not sent yet
+	sentEnd  bool
+	aborted  bool
+
+	pace pace // owned by who reads the body
+
+	// protected by c.mu
+	body     []byte // received
+	off      int    // body[off:] is not read yet
+	ended    bool   // nothing follows
+	trailers view.Fields
+	unwanted bool // nobody reads the body any more
+	err      *h2.StreamError
 }
 
-func newH2Stream(c *h2Conn, w http.ResponseWriter, r *http.Request) *h2Stream {
-	s := &h2Stream{c: c, w: w, rc: http.NewResponseController(w), r: r}
-	s.pace.begin(&c.e.opts.Timeouts)
-	s.read.ring = func() { s.rc.SetReadDeadline(longAgo) }
-	s.write.ring = func() { s.rc.SetWriteDeadline(longAgo) }
-	return s
+// bell wakes the one goroutine that waits for it; rung before, it is not waited
+// for.
+type bell chan struct{}
+
+func newBell() bell { return make(bell, 1) }
+
+func (b bell) ring() {
+	select {
+	case b <- struct{}{}:
+	default:
+	}
 }
 
-// finish silences the alarms; the response writer dies with the handler.
+// wait reports whether the bell rang in time.
+func (b bell) wait(until time.Time) bool {
+	t := time.NewTimer(time.Until(until))
+	defer t.Stop()
+	select {
+	case <-b:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// serve takes the stream from its request to the end of its response.
+func (s *h2Stream) serve() {
+	e := s.c.e
+	defer s.finish()
+	defer func() {
+		if v := recover(); v != nil {
+			e.notePanic(v, s.x.req.ID)
+		}
+	}()
+	if f := s.fill(); f != nil {
+		s.x.req = view.Request{Proto: "HTTP/2.0", Conn: s.c.info, Client: s.c.info.Peer.Addr().Unmap(), ID: newID()}
+		s.x.answer(f)
+		e.report(&s.x)
+		return
+	}
+	e.run(&s.x)
+}
+
+// fill makes the view of the stream's request.
+func (s *h2Stream) fill() *fault {
+	h, x := s.in, &s.x
+	if h.Err != nil {
+		return &fault{status: h.Err.Status, reason: h.Err.Reason, detail: h.Err.Detail}
+	}
+	if len(h.Path) > s.c.e.opts.Limits.Target {
+		return &fault{status: 414, reason: "target_too_long", detail: "the request target is too long"}
+	}
+	if h.Authority == "" {
+		return &fault{status: 400, reason: "bad_request", detail: "neither :authority nor host is given"}
+	}
+	x.req = view.Request{
+		Method: h.Method, Authority: h.Authority, Proto: "HTTP/2.0", Fields: h.Fields,
+		Conn: s.c.info, Client: s.c.info.Peer.Addr().Unmap(),
+	}
+	x.path, x.req.Query, x.req.HasQuery = strings.Cut(h.Path, "?")
+	switch {
+	case h.Protocol != "":
+		return s.fillTunnel()
+	case s.complete():
+		x.length = 0
+	default:
+		x.length = h.Length
+	}
+	return s.expectation()
+}
+
+func (s *h2Stream) complete() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.ended && len(s.body) == 0 && len(s.trailers) == 0
+}
+
+// expectation takes Expect, which the upstream sends on its own.
+func (s *h2Stream) expectation() *fault {
+	x := &s.x
+	for v := range x.req.Fields.Values("Expect") {
+		if !strings.EqualFold(v, "100-continue") {
+			return &fault{status: 417, reason: "expectation", detail: "no other expectation than 100-continue can be met"}
+		}
+		x.expects = x.length != 0
+	}
+	x.req.Fields = x.req.Fields.Del("Expect")
+	return nil
+}
+
+// finish leaves nothing of the stream behind. A request body that nobody wants
+// is not waited for.
 func (s *h2Stream) finish() {
-	s.read.stop()
-	s.write.stop()
+	c := s.c
+	s.cancel(nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.discard()
+	switch {
+	case s.aborted || !s.sentEnd:
+		s.st.Reset(h2.InternalError)
+	default:
+		s.st.Reset(h2.NoError) // only if the request has not ended (RFC 9113 §8.1)
+	}
+	c.running--
+	if c.conn.Streams() == 0 {
+		now := time.Now()
+		c.idleSince = now
+		c.arm(now)
+		c.departed()
+	}
+	c.flush()
+}
+
+// discard drops what was received. c.mu is held.
+func (s *h2Stream) discard() {
+	s.unwanted = true
+	s.st.Consume(len(s.body) - s.off)
+	s.body, s.off = nil, 0
 }
 
 // Read implements upstream.Body.
 func (s *h2Stream) Read(p []byte) (int, error) {
-	s.read.set(time.Until(s.pace.deadline(time.Now())))
-	n, err := s.r.Body.Read(p)
-	s.read.stop()
+	until := s.pace.deadline(time.Now())
+	n, err := s.receive(p, until)
 	s.pace.got(n, time.Now())
-	if err != nil && err != io.EOF {
-		err = cutShort(err)
-	}
 	return n, err
+}
+
+// receive waits for bytes of the body.
+func (s *h2Stream) receive(p []byte, until time.Time) (int, error) {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case s.unwanted:
+			return 0, errBodyClosed
+		case s.off < len(s.body):
+			n := copy(p, s.body[s.off:])
+			if s.off += n; s.off == len(s.body) {
+				s.body, s.off = s.body[:0], 0
+			}
+			s.st.Consume(n)
+			c.flush()
+			return n, nil
+		case s.ended:
+			return 0, io.EOF
+		case s.err != nil:
+			return 0, io.ErrUnexpectedEOF
+		}
+		c.mu.Unlock()
+		rang := s.readable.wait(until)
+		c.mu.Lock()
+		if !rang {
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
 }
 
 // Trailers implements upstream.Body.
 func (s *h2Stream) Trailers() view.Fields {
-	var fs view.Fields
-	for name, values := range s.r.Trailer {
-		for _, v := range values {
-			if wire.TrailerAllowed(name) && wire.ValidName(name) && wire.ValidValue(v) {
-				fs = fs.Add(name, v)
-			}
-		}
-	}
-	return fs
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.trailers
 }
 
 // Close implements upstream.Body.
-func (s *h2Stream) Close() error { return s.r.Body.Close() }
+func (s *h2Stream) Close() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.discard()
+	s.c.flush()
+	s.readable.ring()
+	return nil
+}
 
-// Inform implements front. The library answers Expect itself when the body is
-// first read, so a 100 of the backend is not passed on.
+// Inform implements front.
 func (s *h2Stream) Inform(status int, fields view.Fields) error {
 	if status == 100 {
+		s.x.expects = false
+	}
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.st.Respond(status, fields, -1, false)
+	c.flush()
+	return s.over()
+}
+
+// over returns why nothing can be sent. c.mu is held.
+func (s *h2Stream) over() error {
+	if s.err == nil {
 		return nil
 	}
-	h := s.w.Header()
-	addFields(h, fields)
-	s.w.WriteHeader(status)
-	clear(h)
-	return s.r.Context().Err()
+	return s.err
 }
 
 // Begin implements front.
 func (s *h2Stream) Begin(head *responseHead) error {
 	s.pace.talk.Store(true)
-	h := s.w.Header()
-	addFields(h, head.Fields)
-	delete(h, "Trailer") // the library would take header fields for trailers
-	for _, name := range [...]string{"Content-Type", "Date"} {
-		if _, ok := h[name]; !ok {
-			h[name] = nil // not for the library to guess
-		}
-	}
-	if head.Length >= 0 && head.Status != http.StatusNoContent {
-		h["Content-Length"] = []string{strconv.FormatInt(head.Length, 10)}
-	}
-	if s.c.nc.answered() {
-		h["Connection"] = []string{"close"} // becomes the last GOAWAY
-	}
-	s.w.WriteHeader(head.Status)
+	s.head = head
 	return nil
 }
 
-func addFields(h http.Header, fields view.Fields) {
-	for _, f := range fields {
-		name := textproto.CanonicalMIMEHeaderKey(f.Name)
-		h[name] = append(h[name], f.Value)
+// Write implements front.
+func (s *h2Stream) Write(p []byte) error {
+	if len(s.hold)+len(p) <= h2Hold {
+		s.hold = append(s.hold, p...)
+		return nil
 	}
+	if err := s.Flush(); err != nil {
+		return err
+	}
+	return s.send(p, false, s.stall())
 }
 
-// Write implements front. A client that opens no window for WriteStall loses
-// the stream.
-func (s *h2Stream) Write(p []byte) error {
-	s.write.set(s.c.e.opts.Timeouts.WriteStall)
-	defer s.write.stop()
-	s.wrote = true
-	_, err := s.w.Write(p)
-	return err
-}
+// stall is until when a client must take something.
+func (s *h2Stream) stall() time.Duration { return s.c.e.opts.Timeouts.WriteStall }
 
 // Flush implements front.
 func (s *h2Stream) Flush() error {
-	s.write.set(s.c.e.opts.Timeouts.WriteStall)
-	defer s.write.stop()
-	return s.rc.Flush()
+	held := s.hold
+	s.hold = s.hold[:0]
+	return s.send(held, false, s.stall())
 }
 
 // End implements front.
 func (s *h2Stream) End(trailers view.Fields) error {
-	for _, f := range trailers {
-		s.w.Header().Add(http.TrailerPrefix+f.Name, f.Value)
+	s.sentEnd = true
+	if len(trailers) == 0 {
+		return s.send(s.hold, true, s.stall())
 	}
-	if s.wrote {
-		if err := s.Flush(); err != nil {
-			return err
+	if err := s.Flush(); err != nil {
+		return err
+	}
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.st.SendTrailers(trailers)
+	c.flush()
+	return s.over()
+}
+
+// send sends the head, if that was not done, and p. It waits while the client
+// takes nothing, but not for longer than patience each time: then the stream is
+// reset.
+func (s *h2Stream) send(p []byte, end bool, patience time.Duration) error {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if s.err != nil {
+			return s.err
+		}
+		if len(c.conn.Out()) < h2MaxOut {
+			if !s.headSent && s.head != nil {
+				s.sendHead(end && len(p) == 0)
+			}
+			p = p[s.st.SendData(p, end):]
+			c.flush()
+			if len(p) == 0 {
+				return nil
+			}
+		} else {
+			c.waiting = append(c.waiting, s)
+		}
+		c.mu.Unlock()
+		rang := s.writable.wait(time.Now().Add(patience))
+		c.mu.Lock()
+		if !rang {
+			s.st.Reset(h2.Cancel)
+			c.flush()
+			return os.ErrDeadlineExceeded
 		}
 	}
-	return s.r.Context().Err()
+}
+
+// sendHead sends the response's head. c.mu is held.
+func (s *h2Stream) sendHead(end bool) {
+	h := s.head
+	length := h.Length
+	if h.Status == 204 {
+		length = -1
+	}
+	s.st.Respond(h.Status, h.Fields, length, end || h.NoBody)
+	s.headSent = true
 }
 
 // Abort implements front.
 func (s *h2Stream) Abort() { s.aborted = true }
 
-// Tunnel implements front. HTTP/2 has no Upgrade, so none was ever offered.
-func (s *h2Stream) Tunnel(*responseHead) (net.Conn, error) { return nil, http.ErrNotSupported }
-
-// alarm calls ring if it is not stopped in time.
-type alarm struct {
-	ring func() // const
-
-	mu    sync.Mutex // protects the following, and ring runs under it
-	timer *time.Timer
-	until time.Time // zero: off
+// fillTunnel makes a request for a WebSocket of an extended CONNECT (RFC 8441).
+// To the backend it is an upgrade of HTTP/1.1, whose key is ours.
+func (s *h2Stream) fillTunnel() *fault {
+	x := &s.x
+	if !strings.EqualFold(s.in.Protocol, "websocket") {
+		return &fault{status: 501, reason: "protocol", detail: "no other protocol than websocket can be connected to"}
+	}
+	x.req.Method, x.upgrade = "GET", "websocket"
+	x.key = newWebSocketKey()
+	x.req.Fields = x.req.Fields.Del("Sec-WebSocket-Key").Add("Sec-WebSocket-Key", x.key)
+	return nil
 }
 
-func (a *alarm) set(d time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.until = time.Now().Add(d)
-	if a.timer == nil {
-		a.timer = time.AfterFunc(d, a.fire)
-	} else {
-		a.timer.Reset(d)
+// Tunnel implements front.
+func (s *h2Stream) Tunnel(h *responseHead) (net.Conn, error) {
+	s.head = &responseHead{Status: 200, Fields: h.Fields.Del("Sec-WebSocket-Accept"), Length: -1}
+	if err := s.Flush(); err != nil {
+		return nil, err
 	}
-}
-
-func (a *alarm) fire() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.until.IsZero() && !time.Now().Before(a.until) {
-		a.ring()
-	}
-}
-
-// stop puts the alarm off. When it returns, ring does not run; a fire that is
-// on its way finds the alarm off, or set to a later time.
-func (a *alarm) stop() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.until = time.Time{}
-	if a.timer != nil {
-		a.timer.Stop()
-	}
+	return &h2Tunnel{s: s}, nil
 }

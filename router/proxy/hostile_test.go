@@ -54,7 +54,6 @@ func TestHostileHeads(t *testing.T) {
 		"TRACE":                {"TRACE /x HTTP/1.1\r\nHost: h\r\n\r\n", 405},
 		"h2c upgrade":          {"GET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", 400},
 		"h2c among others":     {"GET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket, H2C\r\n\r\n", 400},
-		"h2 prior knowledge":   {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400},
 		"HTTP/0.9":             {"GET /x\r\n\r\n", 400},
 		"HTTP/2.0 in text":     {"GET /x HTTP/2.0\r\nHost: h\r\n\r\n", 505},
 		"expectation":          {post("Expect: the-worst"), 417},

@@ -376,7 +376,7 @@ func TestTrailers(t *testing.T) {
 	if h2resp.Trailer.Get("Grpc-Status") != "7" || h2resp.Trailer.Get("Set-Cookie") != "" {
 		t.Errorf("h2 trailers %v", h2resp.Trailer)
 	}
-	for _, want := range []string{"0\r\nSum: 1\r\n\r\n", "0\r\nSum: 2\r\n\r\n"} {
+	for _, want := range []string{"0\r\nSum: 1\r\n\r\n", "0\r\nsum: 2\r\n\r\n"} {
 		if !strings.Contains(g.backend.Received(), want) {
 			t.Errorf("no %q at the backend", want)
 		}

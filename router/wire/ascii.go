@@ -79,3 +79,16 @@ func hexValue(c byte) uint64 {
 		return uint64(c-'a') + 10
 	}
 }
+
+// ValidScheme reports whether s is a URI scheme (RFC 3986 §3.1).
+func ValidScheme(s string) bool {
+	if s == "" || s[0]|0x20 < 'a' || s[0]|0x20 > 'z' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; class[c]&isDigit == 0 && c != '+' && c != '-' && c != '.' && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return false
+		}
+	}
+	return true
+}

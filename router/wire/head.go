@@ -135,7 +135,7 @@ func (f *framing) take(name, value string) (bool, error) {
 // (RFC 9110 §8.6).
 func (f *framing) takeLength(value string) error {
 	for part := range strings.SplitSeq(value, ",") {
-		n, ok := parseLength(trimBlanks(part))
+		n, ok := ParseLength(trimBlanks(part))
 		if !ok {
 			return bad("content_length", "Content-Length is not a number of bytes")
 		}
@@ -148,7 +148,8 @@ func (f *framing) takeLength(value string) error {
 	return nil
 }
 
-func parseLength(s string) (n int64, ok bool) {
+// ParseLength reads a Content-Length: digits, at most 18 of them.
+func ParseLength(s string) (n int64, ok bool) {
 	if s == "" || len(s) > 18 {
 		return 0, false
 	}

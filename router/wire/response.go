@@ -56,7 +56,7 @@ func (h *ResponseHead) parseLine(line string) error {
 	default:
 		return bad("status_line", "the response does not start with HTTP/1.0 or HTTP/1.1")
 	}
-	n, ok := parseLength(code)
+	n, ok := ParseLength(code)
 	if !ok || len(code) != 3 || n < 100 {
 		return bad("status_line", "the status code is not three digits from 100 on")
 	}

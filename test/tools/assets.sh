@@ -8,6 +8,7 @@
 #   assets.sh helm      helm
 #   assets.sh pebble    pebble, pebble-challtestsrv
 #   assets.sh certmanager  certmanager, and crds.yaml; see certmanager/main.go
+#   assets.sh conformance  h2spec; gRPC's interop client and server
 #   assets.sh dev       controller-gen, staticcheck
 #
 # The first build of kube takes minutes (about 8 on two cores); it is kept in
@@ -79,6 +80,11 @@ build_certmanager() {
 	awk 'FNR == 1 { print "---" } 1' "$(go list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)"/deploy/crds/*.yaml >"$staging/crds.yaml"
 }
 
+build_conformance() {
+	ldflags='-s -w'
+	build "$staging/log" tool
+}
+
 build_dev() {
 	ldflags='-s -w'
 	build "$staging/log" tool
@@ -91,9 +97,9 @@ kube)
 		exit
 	fi
 	;;
-coredns | helm | dev | pebble | certmanager) ;;
+coredns | helm | dev | pebble | certmanager | conformance) ;;
 *)
-	say "usage: assets.sh kube|coredns|helm|dev|pebble|certmanager"
+	say "usage: assets.sh kube|coredns|helm|dev|pebble|certmanager|conformance"
 	exit 2
 	;;
 esac

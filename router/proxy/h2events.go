@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"context"
+	"time"
+
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/router/wire/h2"
+)
+
+// The methods of h2.Handler run in the goroutine that calls the h2.Conn, with
+// mu held.
+
+// Head implements h2.Handler.
+func (c *h2Conn) Head(st *h2.Stream, h *h2.Head, end bool) {
+	if c.running >= 2*h2Streams { // those that were reset have goroutines still
+		st.Reset(h2.RefusedStream)
+		return
+	}
+	s := &h2Stream{c: c, st: st, in: h, ended: end, readable: newBell(), writable: newBell()}
+	st.Owner = s
+	s.x.front, s.x.rec = s, view.Record{Start: time.Now()}
+	s.x.ctx, s.cancel = context.WithCancelCause(c.ctx)
+	s.pace.begin(&c.e.opts.Timeouts)
+	c.running++
+	c.work.Go(s.serve)
+}
+
+// Data implements h2.Handler.
+func (c *h2Conn) Data(st *h2.Stream, p []byte) {
+	s := st.Owner.(*h2Stream)
+	if s.unwanted {
+		st.Consume(len(p))
+		return
+	}
+	s.body = append(s.body, p...)
+	s.readable.ring()
+}
+
+// End implements h2.Handler.
+func (c *h2Conn) End(st *h2.Stream, trailers view.Fields) {
+	s := st.Owner.(*h2Stream)
+	s.ended, s.trailers = true, trailers
+	s.readable.ring()
+}
+
+// Closed implements h2.Handler.
+func (c *h2Conn) Closed(st *h2.Stream, err *h2.StreamError) {
+	s, ok := st.Owner.(*h2Stream)
+	if !ok {
+		return // refused above
+	}
+	s.err = err
+	s.cancel(errClientGone)
+	s.readable.ring()
+	s.writable.ring()
+}
+
+// Writable implements h2.Handler.
+func (c *h2Conn) Writable(st *h2.Stream) { st.Owner.(*h2Stream).writable.ring() }
+
+// Malformed implements h2.Handler. The stream was reset; the log has it all the
+// same.
+func (c *h2Conn) Malformed(string) {
+	x := &exchange{rec: view.Record{Start: time.Now(), Status: 400, Reason: "bad_request"}}
+	x.req = view.Request{Proto: "HTTP/2.0", Conn: c.info, Client: c.info.Peer.Addr().Unmap(), ID: newID()}
+	c.e.report(x)
+}
+
+// Settings implements h2.Handler.
+func (c *h2Conn) Settings() {}
+
+// Noticed implements h2.Handler.
+func (c *h2Conn) Noticed() {
+	if c.departing {
+		c.leave()
+	}
+}
+
+// GoAway implements h2.Handler. The client opens no further streams; what it
+// has opened goes on.
+func (c *h2Conn) GoAway(uint32, h2.Code) {}
+
+// Pong implements h2.Handler.
+func (c *h2Conn) Pong() {}

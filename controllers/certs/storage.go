@@ -147,7 +147,7 @@ func (s *Storage) value(ctx context.Context, key string) (*corev1.Secret, error)
 	case err != nil:
 		return nil, err
 	case string(secret.Data[dataKey]) != key:
-		return nil, fmt.Errorf("Secret %s holds something else than %s", secret.Name, key)
+		return nil, fmt.Errorf("the Secret %s holds something else than %s", secret.Name, key)
 	}
 	return secret, nil
 }
@@ -236,7 +236,7 @@ func recordName(id string) string { return kindRecord + "-" + id }
 func readRecord(secret *corev1.Secret) (*acme.Record, error) {
 	id, ok := strings.CutPrefix(secret.Name, kindRecord+"-")
 	if !ok {
-		return nil, fmt.Errorf("Secret %s is no record of a certificate", secret.Name)
+		return nil, fmt.Errorf("the Secret %s is no record of a certificate", secret.Name)
 	}
 	r, err := acme.DecodeRecord(id, secret.Data[dataRecord])
 	if err != nil {

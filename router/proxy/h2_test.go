@@ -322,7 +322,9 @@ func TestH2WebSocket(t *testing.T) {
 // HTTP/1.1.
 func TestH2PriorKnowledge(t *testing.T) {
 	g := newRig(t, backend.OK("ok"))
-	cc, err := new(http2.Transport).NewClientConn(g.dial().Conn)
+	var prior http.Protocols
+	prior.SetUnencryptedHTTP2(true)
+	cc, err := (&http.Transport{Protocols: &prior}).NewClientConn(t.Context(), "http", g.plain)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -174,6 +174,7 @@ func TestRequests(t *testing.T) {
 		"get":     {func(r *raw) { r.head(1, true, get...) }, []string{"head 1 GET https://h/ end"}, nil},
 		"host":    {func(r *raw) { r.head(1, true, ":method", "GET", ":scheme", "http", ":path", "/a?b", "host", "x") }, []string{"head 1 GET http://x/a?b end"}, nil},
 		"cookies": {func(r *raw) { r.head(1, true, with("cookie", "a=1", "x", "y", "cookie", "b=2")...) }, []string{"head 1 GET https://h/ cookie=a=1; b=2 x=y end"}, nil},
+		"crumbs":  {func(r *raw) { r.head(1, true, with("cookie", "a", "cookie", "b", "cookie", "c", "x", "y")...) }, []string{"head 1 GET https://h/ cookie=a; b; c x=y end"}, nil},
 		"fields":  {func(r *raw) { r.head(1, true, with("te", "trailers", "content-length", "0")...) }, []string{"head 1 GET https://h/ te=trailers length 0 end"}, nil},
 		"long": {func(r *raw) {
 			b := r.block(with("l", long)...)
@@ -274,6 +275,19 @@ func TestRequests(t *testing.T) {
 				r.WriteData(1, false, nil)
 			}
 		}, []string{"head 1 GET https://h/", "closed 1 ENHANCE_YOUR_CALM remote false"}, []string{"GOAWAY 1 ENHANCE_YOUR_CALM"}},
+		"padded nothing": {func(r *raw) {
+			r.head(1, false, get...)
+			for range 1020 {
+				r.WriteRawFrame(http2.FrameData, http2.FlagDataPadded, 1, []byte{1, 0})
+			}
+		}, []string{"head 1 GET https://h/", "closed 1 ENHANCE_YOUR_CALM remote false"}, []string{"GOAWAY 1 ENHANCE_YOUR_CALM"}},
+		"small messages": {func(r *raw) {
+			r.head(1, false, get...)
+			for range 5000 {
+				r.WriteData(1, false, []byte("m"))
+			}
+			r.WriteData(1, true, nil)
+		}, []string{"head 1 GET https://h/", "data 1 " + strings.Repeat("m", 5000), "end 1"}, nil},
 		"a window of 2^31":   {func(r *raw) { r.WriteWindowUpdate(0, 1<<31-1) }, nil, []string{"GOAWAY 0 FLOW_CONTROL_ERROR"}},
 		"odd settings":       {func(r *raw) { r.WriteRawFrame(http2.FrameSettings, 0, 0, make([]byte, 5)) }, nil, []string{"GOAWAY 0 FRAME_SIZE_ERROR"}},
 		"a frame size of 0":  {func(r *raw) { r.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 0}) }, nil, []string{"GOAWAY 0 PROTOCOL_ERROR"}},

@@ -34,6 +34,12 @@ func (c *Conn) beginData(h header, p []byte) (rest []byte, more bool) {
 		return nil, false
 	}
 	c.data = dataFrame{active: true, left: h.length - (used - frameHead) - pad, pad: pad, end: h.has(flagEndStream)}
+	// Small frames are what streams of messages are made of; those without
+	// content say nothing (CVE-2019-9518).
+	if c.data.left == 0 && !c.data.end && !c.budget.spend(c.now) {
+		c.end(connError(EnhanceYourCalm, "too many DATA frames without content"))
+		return nil, false
+	}
 	if s := c.streams[h.id]; s != nil {
 		if err := c.wanted(s, h); err != nil {
 			c.end(err)
@@ -56,9 +62,6 @@ func (c *Conn) admitData(h header) error {
 		return connError(FlowControlError, "more DATA than the connection's window")
 	}
 	c.recvWindow -= h.length
-	if h.length < 64 && !h.has(flagEndStream) && !c.budget.spend(c.now) {
-		return connError(EnhanceYourCalm, "too many small DATA frames")
-	}
 	if c.streams[h.id] != nil {
 		return nil
 	}

@@ -37,9 +37,10 @@ type block struct {
 	parts    int  // frames
 
 	head    *Head
-	pseudo  int  // pseudo-header fields seen, by bit
-	regular bool // a regular field was seen
-	cookie  int  // index of the cookie field + 1
+	pseudo  int    // pseudo-header fields seen, by bit
+	regular bool   // a regular field was seen
+	cookie  int    // index of the cookie field + 1
+	crumbs  []byte // what cookie lines are joined to, if there are several
 	host    string
 	list    int    // decoded size (RFC 9113 §6.5.2)
 	bad     string // what makes it malformed
@@ -245,7 +246,7 @@ func (c *Conn) addField(name, value string) {
 		b.host = value
 	case "cookie":
 		if b.cookie > 0 {
-			h.Fields[b.cookie-1].Value += "; " + value
+			b.joinCookie(value)
 			return
 		}
 		h.Fields = append(h.Fields, view.Field{Name: name, Value: value})
@@ -253,6 +254,15 @@ func (c *Conn) addField(name, value string) {
 	default:
 		h.Fields = append(h.Fields, view.Field{Name: name, Value: value})
 	}
+}
+
+// joinCookie gathers a further cookie line. A string that grows line by line
+// would cost the square of what was sent.
+func (b *block) joinCookie(value string) {
+	if len(b.crumbs) == 0 {
+		b.crumbs = append(b.crumbs, b.head.Fields[b.cookie-1].Value...)
+	}
+	b.crumbs = append(append(b.crumbs, "; "...), value...)
 }
 
 // onPseudo takes a pseudo-header field (RFC 9113 §8.3).
@@ -302,6 +312,9 @@ func parseStatus(s string) int {
 func (c *Conn) complete(b *block) error {
 	if b.unwanted {
 		return nil
+	}
+	if len(b.crumbs) > 0 {
+		b.head.Fields[b.cookie-1].Value = string(b.crumbs)
 	}
 	s := c.streams[b.id]
 	if b.trailers {

@@ -57,12 +57,16 @@ type Options struct {
 	// TLS is nil for plaintext; h2 needs it.
 	TLS *tls.Config
 	// H1 and H2 are the number of connections of each protocol, each with one
-	// request at a time; WebSockets is the number of open WebSockets at Echo.
-	H1, H2, WebSockets int
+	// request at a time; WebSockets is the number of open WebSockets at Echo,
+	// GRPC that of open gRPC streams at Stream.
+	H1, H2, WebSockets, GRPC int
 	// Path of the requests. Default: "/".
 	Path string
 	// Echo is the path of a WebSocket that sends back what it gets.
 	Echo string
+	// Stream is the path of a gRPC method that sends back each message as it
+	// comes.
+	Stream string
 	// Post makes every n-th request a POST with a body of its own that the
 	// backend must get once; 0: none.
 	Post int
@@ -149,7 +153,7 @@ func Run(ctx context.Context, opts Options) *Result {
 	opts.setDefaults()
 	var rec recorder
 	var wg sync.WaitGroup
-	for name, n := range map[string]int{"h1": opts.H1, "h2": opts.H2, "ws": opts.WebSockets} {
+	for name, n := range map[string]int{"h1": opts.H1, "h2": opts.H2, "ws": opts.WebSockets, "grpc": opts.GRPC} {
 		for i := range n {
 			c := &worker{opts: &opts, rec: &rec, name: fmt.Sprintf("%s %d", name, i), number: i}
 			wg.Go(func() { c.run(ctx, name) })
@@ -196,7 +200,7 @@ func (w *worker) once(protocol string, s session) session {
 	ctx, cancel := context.WithTimeout(context.Background(), w.opts.Timeout)
 	defer cancel()
 	method, body := "GET", ""
-	if w.count++; w.opts.Post > 0 && protocol != "ws" && w.count%w.opts.Post == 0 {
+	if w.count++; w.opts.Post > 0 && protocol != "ws" && protocol != "grpc" && w.count%w.opts.Post == 0 {
 		method, body = "POST", fmt.Sprintf("%s-%d-%d", w.name, w.count, time.Now().UnixNano())
 	}
 	w.rec.sent()
@@ -236,6 +240,8 @@ func (w *worker) open(ctx context.Context, protocol string) (session, error) {
 		return openH2(ctx, w.opts)
 	case "ws":
 		return openWebSocket(ctx, w.opts)
+	case "grpc":
+		return openGRPC(ctx, w.opts)
 	}
 	return openH1(ctx, w.opts)
 }

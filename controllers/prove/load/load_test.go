@@ -172,3 +172,29 @@ func echo(conn net.Conn, r *bufio.Reader, got func()) {
 		got()
 	}
 }
+
+// TestGRPC: messages go to and fro on one stream; a stream that the server ends
+// counts once, and the next message opens another.
+func TestGRPC(t *testing.T) {
+	var messages, streams atomic.Int64
+	enough := make(chan struct{})
+	_, opts := server(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		first := streams.Add(1) == 1
+		for buf := make([]byte, 1024); ; {
+			n, err := r.Body.Read(buf)
+			if err != nil || first && messages.Load() == 10 {
+				return
+			}
+			_, _ = w.Write(buf[:n])
+			_ = http.NewResponseController(w).Flush()
+			if messages.Add(1) == 20 {
+				close(enough)
+			}
+		}
+	}))
+	opts.GRPC, opts.Stream = 1, "/echo.Echo/Stream"
+	r := until(t, opts, enough)
+	if r.Lost() != 1 || r.Connections != 2 || r.Answered < 19 || r.Failures[0].Phase != Mid {
+		t.Error(r)
+	}
+}

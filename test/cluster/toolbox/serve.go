@@ -40,7 +40,10 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Addr: args[0], Handler: handler(pod, unready, os.Stdout), ReadHeaderTimeout: patience}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{Addr: args[0], Handler: handler(pod, unready, os.Stdout), ReadHeaderTimeout: patience, Protocols: &protocols}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	done := make(chan error, 1)
@@ -58,9 +61,10 @@ func serve(args []string) error {
 	return <-done
 }
 
-// handler answers /ready with 503 while the file exists, and is a WebSocket at
-// /echo that sends back what it gets. Whatever is POSTed is a line of its log,
-// so that a test can see what came twice.
+// handler answers /ready with 503 while the file exists, and sends back what it
+// gets at /echo, a WebSocket, and at /echo.Echo/Stream, a gRPC method. Whatever
+// is POSTed elsewhere is a line of its log, so that a test can see what came
+// twice.
 func handler(pod, unready string, log io.Writer) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
@@ -69,6 +73,7 @@ func handler(pod, unready string, log io.Writer) http.Handler {
 		}
 	})
 	mux.Handle("/echo", websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }})
+	mux.HandleFunc("POST /echo.Echo/Stream", stream)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			body, err := io.ReadAll(r.Body)
@@ -81,4 +86,28 @@ func handler(pod, unready string, log io.Writer) http.Handler {
 		_ = json.NewEncoder(w).Encode(identity{pod, r.RemoteAddr, r.Host, r.URL.Path})
 	})
 	return mux
+}
+
+// stream sends gRPC messages back as they come. They need not be understood for
+// that.
+func stream(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status")
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := r.Body.Read(buf)
+		if _, werr := w.Write(buf[:n]); werr != nil {
+			return
+		}
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return
+		}
+	}
+	w.Header().Set("Grpc-Status", "0")
 }

@@ -123,3 +123,35 @@ func TestDoor(t *testing.T) {
 	}
 	wait(false)
 }
+
+// TestStream: each message comes back before the next one is sent, and the end
+// has a status.
+func TestStream(t *testing.T) {
+	var h2c http.Protocols
+	h2c.SetUnencryptedHTTP2(true)
+	s := httptest.NewUnstartedServer(handler("pod-1", "", io.Discard))
+	s.Config.Protocols = &h2c
+	s.Start()
+	defer s.Close()
+	transport := &http.Transport{Protocols: &h2c}
+	defer transport.CloseIdleConnections()
+	r, w := io.Pipe()
+	resp, err := (&http.Client{Transport: transport}).Post(s.URL+"/echo.Echo/Stream", "application/grpc", io.MultiReader(strings.NewReader("one"), r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for _, message := range []string{"one", "two", "three"} {
+		if message != "one" {
+			io.WriteString(w, message)
+		}
+		got := make([]byte, len(message))
+		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != message {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	w.Close()
+	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 || resp.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("%q, %v, %v", rest, err, resp.Trailer)
+	}
+}

@@ -31,6 +31,7 @@ type routingFlags struct {
 	CatchAllNamespaces []string
 	ExternalNames      bool
 	ClusterDomain      string
+	RequireVerified    bool
 }
 
 func (f *routingFlags) register(fs *pflag.FlagSet) {
@@ -45,6 +46,8 @@ func (f *routingFlags) register(fs *pflag.FlagSet) {
 		"namespaces whose Ingresses may serve hosts that no rule names (default: all)")
 	fs.BoolVar(&f.ExternalNames, "allow-external-names", false, "allow Services of type ExternalName as backends")
 	fs.StringVar(&f.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
+	fs.BoolVar(&f.RequireVerified, "require-backend-verification", false,
+		"answer 503 rather than speak TLS to backends without verifying them against a CA (annotation portico.dev/proxy-ssl-secret)")
 }
 
 // routing is what routingFlags mean.
@@ -59,7 +62,7 @@ func (f *routingFlags) options() (*routing, error) {
 	fail := func(flag string, err error) { errs = append(errs, flagError(flag, err)) }
 	r := &routing{translate: translate.Options{
 		ControllerNames: f.ControllerNames, WatchWithoutClass: f.WithoutClass,
-		ExternalNames: f.ExternalNames,
+		ExternalNames: f.ExternalNames, RequireVerification: f.RequireVerified,
 	}}
 	var err error
 	if r.translate.ClusterDomain, err = view.CanonicalHost(f.ClusterDomain); err != nil {

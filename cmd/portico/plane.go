@@ -59,7 +59,7 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 		return nil, err
 	}
 	p.certs.SetDefault(r.defaultTLS)
-	p.registry = upstream.NewRegistry(upstream.Options{Policy: p.policy, Timeouts: flags.Upstream})
+	p.registry = upstream.NewRegistry(upstream.Options{Policy: p.policy, Timeouts: flags.Upstream, RequireVerification: r.translate.RequireVerification})
 	p.publisher = publish.New(publish.Options{
 		Router: r.router, Registry: p.registry, Certs: p.certs, Log: log.WithName("publish"), OnPublish: p.onPublish,
 	})

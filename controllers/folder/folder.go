@@ -73,6 +73,8 @@ type Source struct {
 	// good is what was handed over last; nil before the first time.
 	good  *loadedSet
 	clean bool // a load was without fault
+	// credentials are what Registry has.
+	credentials map[upstream.SecretRef]*upstream.Credentials
 }
 
 // loadedSet is one load that was handed over.
@@ -226,6 +228,7 @@ func (s *Source) handOver(world *translate.World) {
 		}
 	}
 	s.setCertificates(world)
+	s.setCredentials(world)
 	entries := make([]publish.Entry, len(world.Entries))
 	for i, e := range world.Entries {
 		entries[i] = publish.Entry(e)
@@ -261,6 +264,24 @@ func (s *Source) setCertificates(world *translate.World) {
 		}
 	}
 	s.opts.Certs.ReplaceSecrets(world.Certificates, world.SecretProblems)
+}
+
+// setCredentials hands over what Secrets hold for backends, and takes back what
+// is gone.
+func (s *Source) setCredentials(world *translate.World) {
+	for ref := range s.credentials {
+		if world.Credentials[ref] == nil {
+			s.opts.Registry.SetCredentials(ref, nil)
+		}
+	}
+	for ref, c := range world.Credentials {
+		if s.credentials[ref] == nil || !c.Equal(s.credentials[ref]) {
+			s.opts.Registry.SetCredentials(ref, c)
+			continue
+		}
+		world.Credentials[ref] = s.credentials[ref] // the one that connections are known by
+	}
+	s.credentials = world.Credentials
 }
 
 // renewCertificates has the local CA issue again what nears its end.

@@ -72,11 +72,12 @@ type request struct {
 type requestKind uint8
 
 const (
-	oneIngress requestKind = iota
-	oneService             // its pools: the Service or one of its EndpointSlices changed
-	allClasses             // an IngressClass changed: who is ours may have changed
-	everything             // the first complete picture
-	sweep                  // forget pools without references
+	oneIngress  requestKind = iota
+	oneService              // its pools: the Service or one of its EndpointSlices changed
+	oneBackends             // the Secret for the backends of an Ingress changed
+	allClasses              // an IngressClass changed: who is ours may have changed
+	everything              // the first complete picture
+	sweep                   // forget pools without references
 )
 
 // Controller reconciles one request at a time. Its worker is the only one to
@@ -112,6 +113,8 @@ func (c *Controller) Reconcile(ctx context.Context, req request) (reconcile.Resu
 		err = c.reconcileIngress(ctx, req.name)
 	case oneService:
 		err = c.setPools(ctx, req.name, c.refs.byService[req.name])
+	case oneBackends:
+		c.reportBackends(router.Key{Namespace: req.name.Namespace, Name: req.name.Name})
 	case allClasses:
 		err = c.reconcileAll(ctx)
 	case everything:
@@ -255,7 +258,7 @@ func (c *Controller) setPools(ctx context.Context, service types.NamespacedName,
 			problems = append(problems, translate.DefaultBackendProblems(k, state)...)
 		}
 		c.opts.Publisher.SetProblems(poolSource(k), problems)
-		if last.Misconfigured != state.Misconfigured || state.Misconfigured && last.Reason != state.Reason {
+		if last.Misconfigured != state.Misconfigured || state.Misconfigured && last.Reason != state.Reason || last.Protocol != state.Protocol {
 			for ing := range c.refs.users[k] {
 				c.reportBackends(ing)
 			}
@@ -272,9 +275,18 @@ func (c *Controller) reportBackends(ing router.Key) {
 	if !ok {
 		return
 	}
-	c.opts.Publisher.SetProblems(backendSource(ing), translate.BackendProblems(e.ingress, func(k upstream.Key) *upstream.State {
-		return c.opts.Registry.Pool(k).State()
-	}))
+	c.opts.Publisher.SetProblems(backendSource(ing), translate.BackendProblems(c.opts.Translate, e.ingress, known{c}))
+}
+
+// known is what a Controller knows when backends are judged.
+type known struct{ c *Controller }
+
+// Pool implements translate.Known.
+func (k known) Pool(key upstream.Key) *upstream.State { return k.c.opts.Registry.Pool(key).State() }
+
+// Credentials implements translate.Known.
+func (k known) Credentials(ref upstream.SecretRef) (*upstream.Credentials, string) {
+	return k.c.opts.Registry.Credentials(ref), k.c.secrets.useOf(ref)
 }
 
 // poolSource names a pool as a source of problems.
@@ -283,13 +295,16 @@ func poolSource(k upstream.Key) string { return "pool " + k.String() }
 // backendSource names the backends of an Ingress as a source of problems.
 func backendSource(k router.Key) string { return "backends of " + k.Namespace + "/" + k.Name }
 
-// secretsOf returns the Secrets that spec.tls names.
-func secretsOf(ing *router.Ingress) []certstore.SecretRef {
-	var refs []certstore.SecretRef
+// secretsOf returns the Secrets that spec.tls names, and the one for backends.
+func secretsOf(ing *router.Ingress) []wish {
+	var refs []wish
 	for _, t := range ing.TLS {
 		if t.Secret != "" {
-			refs = append(refs, certstore.SecretRef{Namespace: ing.Origin.Ref.Namespace, Name: t.Secret})
+			refs = append(refs, wish{SecretRef: certstore.SecretRef{Namespace: ing.Origin.Ref.Namespace, Name: t.Secret}})
 		}
+	}
+	if ref, ok := translate.BackendSecret(ing); ok {
+		refs = append(refs, wish{certstore.SecretRef(ref), true})
 	}
 	return refs
 }

@@ -12,8 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
-	"github.com/portico-ingress/portico/controllers/translate"
 	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
@@ -27,28 +27,43 @@ const maxNamed = 1000
 // type kubernetes.io/tls, and a Secret that an Ingress names and that did not
 // come this way has a feed of its own, by name. What is kept of a Secret is its
 // resourceVersion; the store has the parsed certificate, nobody has the bytes.
+//
+// A Secret that an Ingress names for its backends has a feed by name in any
+// case, which fills the registry: of most certificates, nobody wants the CA.
 type secrets struct {
 	// const after newSecrets
 	core  corev1client.CoreV1Interface
 	certs *certstore.Store
+	pools *upstream.Registry
 	log   logr.Logger
 	first *rate.Limiter // first requests of feeds by name
 	again *rate.Limiter // requests after a refusal, of all feeds together
 
 	mu        sync.Mutex       // protects the following and every feed
 	scopes    map[string]*feed // by namespace; "" for the cluster
-	named     map[certstore.SecretRef]*feed
-	wanted    map[certstore.SecretRef]int
-	byIngress map[router.Key][]certstore.SecretRef
-	crowded   bool          // a wanted Secret is not watched for want of room
-	start     func(f *feed) // nil unless running
-	changed   chan struct{} // closed and replaced when a feed's phase changes
+	named     map[wish]*feed
+	wanted    map[wish]int
+	byIngress map[router.Key][]wish
+	// backends says why a Secret for backends is of no use; it has an entry
+	// for each that has been delivered or refused.
+	backends  map[upstream.SecretRef]string
+	onBackend func(router.Key) // news of a Secret that the Ingress names for its backends
+	crowded   bool             // a wanted Secret is not watched for want of room
+	start     func(f *feed)    // nil unless running
+	changed   chan struct{}    // closed and replaced when a feed's phase changes
+}
+
+// A wish is a Secret and what it is wanted for.
+type wish struct {
+	certstore.SecretRef
+	backend bool // for backends; else for listeners
 }
 
 // A feed is one list and watch of Secrets and what it has delivered.
 type feed struct {
 	namespace string // const; "" for the cluster
 	name      string // const; "" for all of type kubernetes.io/tls
+	backend   bool   // const; as in wish
 
 	stop    context.CancelFunc
 	stopped bool
@@ -69,15 +84,18 @@ func newSecrets(core corev1client.CoreV1Interface, opts Options) *secrets {
 	s := &secrets{
 		core:  core,
 		certs: opts.Certs,
+		pools: opts.Registry,
 		log:   opts.Log,
 		first: rate.NewLimiter(50, 50),
 		// An attempt is at most three requests (streaming list, list,
 		// watch): together they stay under one a second.
 		again:     rate.NewLimiter(rate.Every(4*time.Second), 1),
 		scopes:    make(map[string]*feed),
-		named:     make(map[certstore.SecretRef]*feed),
-		wanted:    make(map[certstore.SecretRef]int),
-		byIngress: make(map[router.Key][]certstore.SecretRef),
+		named:     make(map[wish]*feed),
+		wanted:    make(map[wish]int),
+		byIngress: make(map[router.Key][]wish),
+		backends:  make(map[upstream.SecretRef]string),
+		onBackend: func(router.Key) {},
 		changed:   make(chan struct{}),
 	}
 	s.again.Allow() // the first attempt after the first refusal waits too
@@ -89,7 +107,7 @@ func newSecrets(core corev1client.CoreV1Interface, opts Options) *secrets {
 		s.scopes[ns] = newFeed(ns, "")
 	}
 	if ref := opts.DefaultTLSSecret; ref != (certstore.SecretRef{}) {
-		s.wanted[ref]++
+		s.wanted[wish{SecretRef: ref}]++
 	}
 	return s
 }
@@ -123,7 +141,7 @@ func (s *secrets) run(ctx context.Context) {
 }
 
 // want replaces the Secrets that an Ingress names.
-func (s *secrets) want(ing router.Key, refs []certstore.SecretRef) {
+func (s *secrets) want(ing router.Key, refs []wish) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, ref := range refs {
@@ -133,7 +151,7 @@ func (s *secrets) want(ing router.Key, refs []certstore.SecretRef) {
 		if s.wanted[ref]--; s.wanted[ref] == 0 {
 			delete(s.wanted, ref)
 			if s.stopNamed(ref) {
-				s.certs.DeleteSecret(ref)
+				s.forget(ref)
 			}
 		}
 	}
@@ -149,12 +167,12 @@ func (s *secrets) want(ing router.Key, refs []certstore.SecretRef) {
 
 // need starts a feed by name for a Secret that is wanted and that its scope
 // has answered without. Called with mu held.
-func (s *secrets) need(ref certstore.SecretRef) {
+func (s *secrets) need(ref wish) {
 	if s.start == nil || s.wanted[ref] == 0 || s.named[ref] != nil {
 		return
 	}
-	if scope := s.scopeOf(ref.Namespace); scope != nil {
-		if _, ok := scope.have[ref]; ok || scope.phase == waiting {
+	if scope := s.scopeOf(ref.Namespace); scope != nil && !ref.backend {
+		if _, ok := scope.have[ref.SecretRef]; ok || scope.phase == waiting {
 			return
 		}
 	}
@@ -163,18 +181,19 @@ func (s *secrets) need(ref certstore.SecretRef) {
 			s.crowded = true
 			s.log.Info("too many Secrets are named by Ingresses and missing; the rest is not looked for by name", "watched", maxNamed)
 		}
-		s.certs.SetSecret(ref, nil, fmt.Sprintf("it is not of type %s or does not exist (and %d other such Secrets are watched already)",
+		s.useless(ref, fmt.Sprintf("it is not of type %s, or for backends, or does not exist (and %d other such Secrets are watched already)",
 			corev1.SecretTypeTLS, maxNamed))
 		return
 	}
 	f := newFeed(ref.Namespace, ref.Name)
+	f.backend = ref.backend
 	s.named[ref] = f
 	s.start(f)
 }
 
 // stopNamed ends the feed by name of a Secret, if there is one, and gives its
 // room to another. Called with mu held.
-func (s *secrets) stopNamed(ref certstore.SecretRef) bool {
+func (s *secrets) stopNamed(ref wish) bool {
 	f := s.named[ref]
 	if f == nil {
 		return false
@@ -202,8 +221,8 @@ func (s *secrets) scopeOf(namespace string) *feed {
 }
 
 // covers reports whether f is the feed of the scope that ref lies in.
-func (f *feed) covers(ref certstore.SecretRef) bool {
-	return f.name == "" && (f.namespace == corev1.NamespaceAll || f.namespace == ref.Namespace)
+func (f *feed) covers(ref wish) bool {
+	return f.name == "" && !ref.backend && (f.namespace == corev1.NamespaceAll || f.namespace == ref.Namespace)
 }
 
 // put takes one Secret that f delivers.
@@ -215,16 +234,16 @@ func (s *secrets) put(f *feed, secret *corev1.Secret) {
 	if known {
 		return
 	}
-	cert, problem := translate.Certificate(secret) // takes its time: without the lock
+	use := s.parse(f, secret) // takes its time: without the lock
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f.stopped {
 		return
 	}
 	f.have[ref] = secret.ResourceVersion
-	s.certs.SetSecret(ref, cert, problem)
+	use()
 	if f.name == "" {
-		s.stopNamed(ref)
+		s.stopNamed(wish{SecretRef: ref})
 	}
 }
 
@@ -240,9 +259,10 @@ func (s *secrets) removeLocked(f *feed, ref certstore.SecretRef) {
 		return
 	}
 	delete(f.have, ref)
-	s.certs.DeleteSecret(ref)
+	w := wish{ref, f.backend}
+	s.missing(w)
 	if f.name == "" {
-		s.need(ref)
+		s.need(w)
 	}
 }
 
@@ -265,7 +285,7 @@ func (s *secrets) complete(f *feed, present map[certstore.SecretRef]struct{}) {
 	f.phase, f.refusal = delivered, ""
 	if f.name != "" && len(present) == 0 {
 		// Whatever was said of it while it could not be read.
-		s.certs.DeleteSecret(certstore.SecretRef{Namespace: f.namespace, Name: f.name})
+		s.missing(wish{certstore.SecretRef{Namespace: f.namespace, Name: f.name}, f.backend})
 	}
 	s.needAll(f)
 	s.notify()
@@ -286,7 +306,7 @@ func (s *secrets) refuse(f *feed, why error) {
 	f.phase, f.refusal = refused, why.Error()
 	ref := certstore.SecretRef{Namespace: f.namespace, Name: f.name}
 	if _, ok := f.have[ref]; !ok && f.name != "" {
-		s.certs.SetSecret(ref, nil, fmt.Sprintf("it cannot be read (%s); allow list and watch of Secrets in namespace %s to Portico's service account", why, f.namespace))
+		s.useless(wish{ref, f.backend}, fmt.Sprintf("it cannot be read (%s); allow list and watch of Secrets in namespace %s to Portico's service account", why, f.namespace))
 	}
 	s.needAll(f)
 	s.notify()

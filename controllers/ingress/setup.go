@@ -53,6 +53,9 @@ func New(mgr manager.Manager, opts Options) (*Controller, error) {
 		refs:    newReferences(),
 		primed:  make(chan struct{}),
 	}
+	c.secrets.onBackend = func(k router.Key) {
+		c.later(request{oneBackends, types.NamespacedName{Namespace: k.Namespace, Name: k.Name}}, 0)
+	}
 	if err := c.watch(mgr); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/portico-ingress/portico/controllers/translate"
 	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/diag"
+	"github.com/portico-ingress/portico/router/policy"
 	"github.com/portico-ingress/portico/router/upstream"
 )
 
@@ -77,6 +78,9 @@ func render(opts translate.Options, objects *translate.Objects) (table, problems
 	for _, k := range keys {
 		s := world.Pools[k]
 		fmt.Fprintf(&b, "pool %s %s\n", k, s.Reason)
+		if s.Protocol != policy.ProtocolDefault {
+			fmt.Fprintf(&b, "  %s to %s\n", s.Protocol, strings.Join(s.Names, ", "))
+		}
 		for _, e := range s.Endpoints {
 			fmt.Fprintf(&b, "  %s ready=%v serving=%v terminating=%v\n", address(e), e.Ready, e.Serving, e.Terminating)
 		}

@@ -65,6 +65,9 @@ func (t *ingressTranslator) report(field string, reason diag.Reason, message, re
 
 func (t *ingressTranslator) policy() {
 	p, problems := policy.Parse(t.in.Annotations)
+	if foreign, ok := p.Local(t.in.Namespace); !ok {
+		problems = append(problems, foreign)
+	}
 	t.out.Policy = p
 	for _, pr := range problems {
 		t.report(pr.Field, pr.Reason, pr.Message, pr.Remedy)
@@ -238,33 +241,6 @@ func Backends(ing *router.Ingress) []upstream.Key {
 	}
 	slices.SortFunc(keys, func(a, b upstream.Key) int { return strings.Compare(a.String(), b.String()) })
 	return slices.Compact(keys)
-}
-
-// BackendProblems reports the backends of an Ingress that are misconfigured:
-// no such Service, no such port, a kind of Service that is not allowed. A
-// backend that is merely without ready endpoints is not reported.
-func BackendProblems(ing *router.Ingress, state func(upstream.Key) *upstream.State) []diag.Problem {
-	var problems []diag.Problem
-	check := func(b router.Backend, field string) {
-		if b.Service == "" {
-			return // reported by the translation of the Ingress
-		}
-		if s := state(upstream.Key(b)); s != nil && s.Misconfigured {
-			problems = append(problems, diag.Problem{
-				Object: ing.Origin.Ref, Generation: ing.Origin.Generation, Field: field, Reason: ReasonBackendMissing,
-				Message: s.Reason + "; requests are answered 503", Remedy: s.Remedy,
-			})
-		}
-	}
-	for _, r := range ing.Rules {
-		for _, p := range r.Paths {
-			check(p.Backend, p.Field+".backend")
-		}
-	}
-	if ing.Default != nil {
-		check(ing.Default.Backend, ing.Default.Field)
-	}
-	return diag.Sort(problems)
 }
 
 // DefaultBackendProblems reports a pool of --default-backend-service that is

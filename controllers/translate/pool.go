@@ -12,30 +12,63 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/portico-ingress/portico/router/diag"
+	"github.com/portico-ingress/portico/router/policy"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 )
 
 // Pool translates what is known of one pool: its Service, nil if there is none,
 // and the Service's EndpointSlices. The result is never nil.
-func Pool(opts Options, key upstream.Key, svc *corev1.Service, slices []*discoveryv1.EndpointSlice) (*upstream.State, []diag.Problem) {
+func Pool(opts Options, key upstream.Key, svc *corev1.Service, all []*discoveryv1.EndpointSlice) (*upstream.State, []diag.Problem) {
 	switch {
 	case key.Service == "" || key.Port == "":
 		return misconfigured("The backend names no Service port", "Name a Service and one of its ports"), nil
 	case svc == nil:
 		return misconfigured(fmt.Sprintf("Service %s/%s does not exist", key.Namespace, key.Service), "Create it, or name another in the Ingress"), nil
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
-		return externalName(opts, key, svc), nil
+		s := externalName(opts, key, svc)
+		port, _ := findPort(svc, key.Port)
+		var problems []diag.Problem
+		s.Protocol, problems = protocol(svc, port)
+		return s, problems
 	}
 	port, why := findPort(svc, key.Port)
 	if port == nil {
 		return misconfigured(why, "Name one of the Service's ports in the Ingress"), nil
 	}
 	p := &poolTranslator{opts: opts, svc: svc, port: port, seen: map[netip.AddrPort]int{}}
-	for _, s := range slices {
+	for _, s := range all {
 		p.slice(s)
 	}
-	return p.state(), diag.Sort(p.problems)
+	s := p.state()
+	spoken, problems := protocol(svc, port)
+	s.Protocol, s.Names = spoken, serviceNames(opts, svc)
+	return s, diag.Sort(append(p.problems, problems...))
+}
+
+// protocol reads the appProtocol of a Service port; nil: there is no port.
+func protocol(svc *corev1.Service, port *corev1.ServicePort) (policy.Protocol, []diag.Problem) {
+	if port == nil || port.AppProtocol == nil {
+		return policy.ProtocolDefault, nil
+	}
+	p, ok := policy.ParseAppProtocol(*port.AppProtocol)
+	if ok {
+		return p, nil
+	}
+	i := slices.IndexFunc(svc.Spec.Ports, func(o corev1.ServicePort) bool { return o.Port == port.Port && o.Name == port.Name })
+	return policy.HTTP, []diag.Problem{{
+		Object:     diag.Ref{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name, UID: string(svc.UID)},
+		Generation: svc.Generation, Field: fmt.Sprintf("spec.ports[%d].appProtocol", i), Reason: ReasonAppProtocol,
+		Message: fmt.Sprintf("appProtocol %q is not known; HTTP/1.1 is spoken to the endpoints", *port.AppProtocol),
+		Remedy:  "Use " + policy.AppProtocols,
+	}}
+}
+
+// serviceNames are the names that a Service's certificate is made out to: the
+// short one first, which works in every cluster.
+func serviceNames(opts Options, svc *corev1.Service) []string {
+	name := svc.Name + "." + svc.Namespace + ".svc"
+	return []string{name, name + "." + opts.clusterDomain()}
 }
 
 func misconfigured(reason, remedy string) *upstream.State {
@@ -85,7 +118,10 @@ func externalName(opts Options, key upstream.Key, svc *corev1.Service) *upstream
 	if err != nil || port == 0 {
 		return misconfigured(fmt.Sprintf("%s has no port %s", who, key.Port), "Give a port number in the Ingress, or list the port in the Service")
 	}
-	return &upstream.State{Endpoints: []upstream.Endpoint{{Host: host, Port: uint16(port), Ready: true, Serving: true, Target: "DNS name " + host}}}
+	return &upstream.State{
+		Endpoints: []upstream.Endpoint{{Host: host, Port: uint16(port), Ready: true, Serving: true, Target: "DNS name " + host}},
+		Names:     []string{host},
+	}
 }
 
 func inDomain(host, domain string) bool {
@@ -194,7 +230,7 @@ func (p *poolTranslator) report(s *discoveryv1.EndpointSlice, field string, reas
 func (p *poolTranslator) state() *upstream.State {
 	p.primaryFamily()
 	slices.SortFunc(p.endpoints, func(a, b upstream.Endpoint) int { return a.Addr.Compare(b.Addr) })
-	s := &upstream.State{Endpoints: p.endpoints, AppProtocol: deref(p.port.AppProtocol, "")}
+	s := &upstream.State{Endpoints: p.endpoints}
 	if len(s.Usable()) > 0 {
 		return s
 	}

@@ -28,6 +28,8 @@ type Options struct {
 	// ClusterDomain is the DNS domain of the cluster in its canonical form
 	// (view.CanonicalHost); empty: cluster.local.
 	ClusterDomain string
+	// RequireVerification refuses TLS to backends that are not verified.
+	RequireVerification bool
 	// CheckAddr refuses addresses that must never be a backend; nil allows
 	// all.
 	CheckAddr func(netip.AddrPort) error
@@ -57,4 +59,7 @@ const (
 	ReasonAddressRefused diag.Reason = "AddressRefused"
 	ReasonSliceIgnored   diag.Reason = "EndpointSliceIgnored"
 	ReasonBackendMissing diag.Reason = "BackendNotServable"
+	ReasonUnverified     diag.Reason = "BackendNotVerified"
+	ReasonBackendSecret  diag.Reason = "BackendSecretUnusable"
+	ReasonAppProtocol    diag.Reason = "UnknownAppProtocol"
 )

@@ -54,7 +54,11 @@ type World struct {
 	Pools          map[upstream.Key]*upstream.State // those that Ingresses lead to, and Options' default
 	Certificates   map[certstore.SecretRef]*certstore.Certificate
 	SecretProblems map[certstore.SecretRef]string // Secrets without a usable certificate
-	Problems       []diag.Problem                 // of objects other than Ingresses
+	// Credentials are what the Secrets hold that Ingresses name for their
+	// backends; CredentialProblems say of the others why there is nothing.
+	Credentials        map[upstream.SecretRef]*upstream.Credentials
+	CredentialProblems map[upstream.SecretRef]string
+	Problems           []diag.Problem // of objects other than Ingresses
 }
 
 // All translates everything at once: folder mode and explain. extra are pools
@@ -64,7 +68,11 @@ func All(opts Options, o *Objects, extra ...upstream.Key) *World {
 		Pools:          map[upstream.Key]*upstream.State{},
 		Certificates:   map[certstore.SecretRef]*certstore.Certificate{},
 		SecretProblems: map[certstore.SecretRef]string{},
+
+		Credentials:        map[upstream.SecretRef]*upstream.Credentials{},
+		CredentialProblems: map[upstream.SecretRef]string{},
 	}
+	secrets := indexSecrets(o.Secrets)
 	classes := NewClasses(opts, o.Classes)
 	services := newServiceIndex(o)
 	for _, k := range extra {
@@ -81,7 +89,8 @@ func All(opts Options, o *Objects, extra ...upstream.Key) *World {
 		for _, k := range Backends(ing) {
 			w.addPool(opts, services, k)
 		}
-		problems = append(problems, BackendProblems(ing, func(k upstream.Key) *upstream.State { return w.Pools[k] })...)
+		w.addCredentials(secrets, ing)
+		problems = append(problems, BackendProblems(opts, ing, known{w})...)
 		w.Entries = append(w.Entries, Entry{Ingress: ing, Problems: diag.Sort(problems)})
 	}
 	for _, s := range o.Secrets {
@@ -94,6 +103,43 @@ func All(opts Options, o *Objects, extra ...upstream.Key) *World {
 	}
 	w.Problems = diag.Sort(w.Problems)
 	return w
+}
+
+func indexSecrets(secrets []*corev1.Secret) map[upstream.SecretRef]*corev1.Secret {
+	out := make(map[upstream.SecretRef]*corev1.Secret, len(secrets))
+	for _, s := range secrets {
+		out[upstream.SecretRef{Namespace: s.Namespace, Name: s.Name}] = s
+	}
+	return out
+}
+
+// addCredentials reads the Secret that an Ingress names for its backends.
+func (w *World) addCredentials(secrets map[upstream.SecretRef]*corev1.Secret, ing *router.Ingress) {
+	ref, ok := BackendSecret(ing)
+	if !ok {
+		return
+	}
+	s := secrets[ref]
+	if s == nil {
+		w.CredentialProblems[ref] = "it does not exist"
+		return
+	}
+	if c, why := Credentials(s); c != nil {
+		w.Credentials[ref] = c
+	} else {
+		w.CredentialProblems[ref] = why
+	}
+}
+
+// known is a World as backends are judged by it.
+type known struct{ w *World }
+
+// Pool implements Known.
+func (k known) Pool(key upstream.Key) *upstream.State { return k.w.Pools[key] }
+
+// Credentials implements Known.
+func (k known) Credentials(ref upstream.SecretRef) (*upstream.Credentials, string) {
+	return k.w.Credentials[ref], k.w.CredentialProblems[ref]
 }
 
 func namedHosts(in *networkingv1.Ingress) []string {

@@ -32,15 +32,26 @@ type Key struct {
 	Name string // without prefix
 	Doc  string // one line
 	set  func(p *Policy, value string) error
+	// guards tells that it protects something: routes with a malformed value
+	// are refused, for they must not fail open.
+	guards bool
 }
 
 // Keys is every annotation that is understood, sorted by name: the single
 // source of parser, documentation and hints.
 var Keys = []Key{
+	{"backend-protocol", `HTTP, HTTPS, GRPC or GRPCS: what the backends speak (default: what the Service port's appProtocol says, else HTTP)`,
+		func(p *Policy, v string) error { return p.Backend.setProtocol(v) }, false},
 	{"issuer", `name of the configured issuer that the certificates of spec.tls come from`,
-		func(*Policy, string) error { return nil }}, // read by controllers/translate
+		func(*Policy, string) error { return nil }, false}, // read by controllers/translate
+	{"proxy-ssl-name", `name in the certificates of HTTPS and GRPCS backends, and asked for by SNI (default: the Service's DNS name)`,
+		func(p *Policy, v string) error { return p.Backend.setName(v) }, false},
+	{"proxy-ssl-secret", `Secret of the Ingress's namespace with the CA (ca.crt) that HTTPS and GRPCS backends are verified against, and optionally a client certificate (tls.crt, tls.key)`,
+		func(p *Policy, v string) error { return p.Backend.setSecret(v) }, true},
+	{"proxy-ssl-verify", `"on" or "off": verify HTTPS and GRPCS backends (default: if proxy-ssl-secret has a CA); "on" without a CA answers 503`,
+		func(p *Policy, v string) error { return p.Backend.setVerify(v) }, true},
 	{"ssl-redirect", `"true" (default) or "false": answer plaintext requests for a host with TLS by 308 to https`,
-		func(p *Policy, v string) error { return setSwitch(&p.SSLRedirect, v) }},
+		func(p *Policy, v string) error { return setSwitch(&p.SSLRedirect, v) }, false},
 }
 
 func setSwitch(s *Switch, value string) error {
@@ -109,9 +120,14 @@ func Parse(annotations map[string]string) (Policy, []diag.Problem) {
 				continue
 			}
 			if err := k.set(&p, strings.TrimSpace(value)); err != nil {
+				what := "the default is used"
+				if k.guards {
+					what = "the routes of this Ingress answer 503"
+					p.Refuse = "annotation " + k.Name + " is malformed"
+				}
 				problems = append(problems, diag.Problem{
 					Field: field(prefix + k.Name), Reason: ReasonInvalid,
-					Message: fmt.Sprintf("annotation %s: %v; the default is used", prefix+k.Name, err), Remedy: "It takes " + k.Doc,
+					Message: fmt.Sprintf("annotation %s: %v; %s", prefix+k.Name, err, what), Remedy: "It takes " + k.Doc,
 				})
 			}
 			break

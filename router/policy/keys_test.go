@@ -21,7 +21,14 @@ func TestParse(t *testing.T) {
 		"ours win": {map[string]string{"portico.dev/ssl-redirect": "true", "nginx.ingress.kubernetes.io/ssl-redirect": "false"},
 			Policy{SSLRedirect: On}, nil},
 		"malformed": {map[string]string{"portico.dev/ssl-redirect": "5x"}, Policy{}, []diag.Reason{ReasonInvalid}},
-		"unknown":   {map[string]string{"portico.dev/ssl-redirct": "true"}, Policy{}, []diag.Reason{ReasonUnknown}},
+		"malformed protection": {map[string]string{"portico.dev/proxy-ssl-verify": "maybe"},
+			Policy{Refuse: "annotation proxy-ssl-verify is malformed"}, []diag.Reason{ReasonInvalid}},
+		"backends": {map[string]string{"nginx.ingress.kubernetes.io/backend-protocol": "grpcs", "nginx.ingress.kubernetes.io/proxy-ssl-secret": "shop/ca",
+			"portico.dev/proxy-ssl-name": "Web.example.", "nginx.ingress.kubernetes.io/proxy-ssl-verify": "on"},
+			Policy{Backend: Backend{Protocol: GRPCS, Secret: "shop/ca", Name: "web.example", Verify: On}}, nil},
+		"backends of unknown kinds": {map[string]string{"nginx.ingress.kubernetes.io/backend-protocol": "FCGI", "nginx.ingress.kubernetes.io/proxy-ssl-name": "$host"},
+			Policy{}, []diag.Reason{ReasonInvalid, ReasonInvalid}},
+		"unknown": {map[string]string{"portico.dev/ssl-redirct": "true"}, Policy{}, []diag.Reason{ReasonUnknown}},
 		"ignored": {map[string]string{"nginx.ingress.kubernetes.io/proxy-body-size": "8m", "nginx.ingress.kubernetes.io/app-root": "/x"},
 			Policy{}, []diag.Reason{ReasonIgnored}},
 		"protected": {map[string]string{"nginx.ingress.kubernetes.io/auth-type": "basic"},
@@ -50,5 +57,32 @@ func TestParse(t *testing.T) {
 		if !slices.Equal(reasons, tc.reasons) {
 			t.Errorf("%s: reasons %v, want %v", name, reasons, tc.reasons)
 		}
+	}
+}
+
+func TestSecretOfTheNamespace(t *testing.T) {
+	for secret, want := range map[string]struct {
+		secret  string
+		refused bool
+	}{"": {}, "ca": {secret: "ca"}, "shop/ca": {secret: "ca"}, "other/ca": {refused: true}} {
+		p := Policy{Backend: Backend{Secret: secret}}
+		problem, ok := p.Local("shop")
+		if p.Backend.Secret != want.secret || (p.Refuse != "") != want.refused || ok == want.refused || (problem.Message != "") != want.refused {
+			t.Errorf("%q: %+v, %+v", secret, p, problem)
+		}
+	}
+}
+
+func TestAppProtocols(t *testing.T) {
+	for s, want := range map[string]Protocol{
+		"": ProtocolDefault, "http": HTTP, "HTTPS": HTTPS, "grpc": GRPC, "grpcs": GRPCS,
+		"kubernetes.io/h2c": GRPC, "kubernetes.io/ws": HTTP, "kubernetes.io/wss": HTTPS,
+	} {
+		if got, ok := ParseAppProtocol(s); got != want || !ok {
+			t.Errorf("%q: %s, %t", s, got, ok)
+		}
+	}
+	if _, ok := ParseAppProtocol("postgres"); ok {
+		t.Error("postgres is known")
 	}
 }

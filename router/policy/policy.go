@@ -37,6 +37,8 @@ type Policy struct {
 	// SSLRedirect answers plaintext requests for a host with TLS by 308 to
 	// https. Default: on.
 	SSLRedirect Switch
+	// Backend is how the endpoints are spoken to.
+	Backend Backend
 	// Refuse is why the route must not be served although it matches: the
 	// Ingress asks for a protection that is not enforced here, and serving
 	// it unprotected would fail open. Empty: serve. The answer is 503.
@@ -49,6 +51,7 @@ func (p Policy) String() string {
 	if p.SSLRedirect != Default {
 		parts = append(parts, "ssl-redirect="+p.SSLRedirect.String())
 	}
+	parts = append(parts, p.Backend.text()...)
 	if p.Refuse != "" {
 		parts = append(parts, "refused="+strconv.Quote(p.Refuse))
 	}

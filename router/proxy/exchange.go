@@ -106,7 +106,7 @@ func (e *Engine) run(x *exchange) {
 		x.answer(noEndpoint())
 		return
 	}
-	e.forward(x, pool)
+	e.forward(x, decision.Route, pool)
 }
 
 func (e *Engine) recovered(x *exchange, v any) {

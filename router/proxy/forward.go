@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
@@ -17,13 +18,14 @@ const copySize = 32 << 10
 var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // forward sends the request to the pool and the response to the client.
-func (e *Engine) forward(x *exchange, pool *upstream.Pool) {
+func (e *Engine) forward(x *exchange, route *router.Route, pool *upstream.Pool) {
 	x.out = upstream.Request{
 		Method:   x.req.Method,
 		Target:   x.req.Target(),
 		Host:     x.req.Authority,
 		Fields:   e.introduce(x),
 		Length:   x.length,
+		Backend:  route.Policy.Backend,
 		Upgrade:  x.upgrade,
 		Trailers: x.trailers,
 		Continue: x.expects,
@@ -50,6 +52,10 @@ func (e *Engine) forward(x *exchange, pool *upstream.Pool) {
 			return
 		}
 		e.tunnel(x, resp)
+		return
+	}
+	if x.key != "" && resp.Head.Status < 300 {
+		x.answer(badResponse()) // 2xx would tell the client that its tunnel is open
 		return
 	}
 	x.relay(resp)
@@ -141,6 +147,8 @@ func (x *exchange) failed(err error) {
 		x.answer(&fault{status: 502, reason: "connect_failed", detail: "the backend cannot be reached"})
 	case upstream.Timeout:
 		x.answer(&fault{status: 504, reason: "backend_timeout", detail: "the backend did not answer in time"})
+	case upstream.Unverified:
+		x.answer(unverified(e))
 	case upstream.BodyFailed:
 		x.front.Close()
 		x.bodyFailed(e.Err)
@@ -171,6 +179,14 @@ func (x *exchange) gone() {
 
 func badResponse() *fault {
 	return &fault{status: 502, reason: "bad_response", detail: "the backend did not give a valid response"}
+}
+
+// unverified answers where a backend must be verified and is not.
+func unverified(e *upstream.Error) *fault {
+	if e.Attempts > 0 {
+		return &fault{status: 502, reason: "backend_untrusted", detail: "the backend's certificate is not trusted"}
+	}
+	return &fault{status: 503, reason: "backend_unverified", detail: "the backend cannot be verified as it must be"}
 }
 
 func noEndpoint() *fault {

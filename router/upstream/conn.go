@@ -2,8 +2,11 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -24,8 +27,9 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 // conn is a connection to a backend. One request owns it at a time.
 type conn struct {
 	nc        net.Conn
-	raw       syscall.RawConn // nil if nc has no descriptor
-	addr      *address
+	tcp       net.Conn        // what nc is secured on; nc itself in plaintext
+	raw       syscall.RawConn // nil if tcp has no descriptor
+	lane      *lane
 	remote    netip.AddrPort
 	reused    bool // has carried a request before
 	idleSince time.Time
@@ -36,25 +40,32 @@ type conn struct {
 	r, w   int    // buf[r:w] is read but not consumed
 }
 
-func newConn(a *address, nc net.Conn, remote netip.AddrPort) *conn {
-	c := &conn{nc: nc, addr: a, remote: remote}
-	if sc, ok := nc.(syscall.Conn); ok {
+func newConn(l *lane, nc net.Conn, remote netip.AddrPort) *conn {
+	c := &conn{nc: nc, tcp: nc, lane: l, remote: remote}
+	if tc, ok := nc.(*tls.Conn); ok {
+		c.tcp = tc.NetConn()
+	}
+	if sc, ok := c.tcp.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
 	}
 	return c
 }
 
-// close may be called by anybody, any number of times.
-func (c *conn) close() { c.nc.Close() }
+// close may be called by anybody, any number of times. It says no farewell: that
+// one could wait for a backend that takes nothing.
+func (c *conn) close() { c.tcp.Close() }
+
+// registry is where the options are.
+func (c *conn) registry() *Registry { return c.lane.addr.reg }
 
 // fresh reports whether an unused connection may carry another request: still
 // open, with nothing to read. Bytes that nobody asked for would be taken as the
 // answer to the next request (response-queue poisoning).
 func (c *conn) fresh(ctx context.Context) bool {
-	if c.raw == nil || c.addr.key.host != "" && !c.current(ctx) {
+	if c.raw == nil || c.lane.addr.key.host != "" && !c.current(ctx) || !c.quietInside() {
 		return false
 	}
-	if c.nc.SetDeadline(time.Time{}) != nil {
+	if c.tcp.SetDeadline(time.Time{}) != nil {
 		return false
 	}
 	quiet := false
@@ -67,12 +78,28 @@ func (c *conn) fresh(ctx context.Context) bool {
 	return err == nil && quiet
 }
 
+// quietInside reports whether TLS holds no bytes that it has read already.
+func (c *conn) quietInside() bool {
+	if c.nc == c.tcp {
+		return true
+	}
+	var b [1]byte
+	if c.tcp.SetReadDeadline(longAgo) != nil {
+		return false
+	}
+	n, err := c.nc.Read(b[:])
+	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+var longAgo = time.Unix(1, 0)
+
 // current reports whether the name still leads to where c is connected.
 func (c *conn) current(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, c.addr.reg.opts.Timeouts.Connect)
+	opts := &c.registry().opts
+	ctx, cancel := context.WithTimeout(ctx, opts.Timeouts.Connect)
 	defer cancel()
-	now, err := c.addr.resolve(ctx)
-	return err == nil && slices.Contains(now, c.remote) && c.addr.reg.opts.Policy.Check(c.remote) == nil
+	now, err := c.lane.addr.resolve(ctx)
+	return err == nil && slices.Contains(now, c.remote) && opts.Policy.Check(c.remote) == nil
 }
 
 // lend gives c its buffer for one request.

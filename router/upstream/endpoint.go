@@ -3,7 +3,11 @@
 // pool and address and outlives routing tables.
 package upstream
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/portico-ingress/portico/router/policy"
+)
 
 // Key names a pool: the endpoints behind one Service port. Port is as the
 // Ingress spells it, a decimal number or a port name; "80" and "http" may lead
@@ -49,8 +53,11 @@ type State struct {
 	// what to do about it.
 	Misconfigured bool
 	Remedy        string
-	// AppProtocol is the port's appProtocol, "" if not given.
-	AppProtocol string
+	// Protocol is what the Service port says that is spoken.
+	Protocol policy.Protocol
+	// Names are the Service's DNS names: what its certificate is for unless a
+	// route says otherwise.
+	Names []string
 }
 
 // Usable returns the endpoints that traffic may go to: the ready ones; if

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/portico-ingress/portico/router/wire"
@@ -50,6 +51,8 @@ type Options struct {
 	// Attempts is the number of endpoints tried for one request before it
 	// fails. Default: 3.
 	Attempts int
+	// RequireVerification refuses TLS to backends that are not verified.
+	RequireVerification bool
 }
 
 // Registry holds every pool and the connections to every address. Setting the
@@ -57,6 +60,8 @@ type Options struct {
 type Registry struct {
 	opts Options // const after NewRegistry
 	dial func(context.Context, netip.AddrPort) (net.Conn, error)
+	// credentials is replaced as a whole by SetCredentials, never nil.
+	credentials atomic.Pointer[map[SecretRef]*Credentials]
 
 	mu     sync.Mutex // protects the following
 	pools  map[Key]*Pool
@@ -85,12 +90,14 @@ func NewRegistry(opts Options) *Registry {
 	t.KeepAlive = or(t.KeepAlive, 55*time.Second)
 	opts.MaxIdle = cmp.Or(opts.MaxIdle, 128)
 	opts.Attempts = cmp.Or(opts.Attempts, 3)
-	return &Registry{
+	r := &Registry{
 		opts:  opts,
 		dial:  opts.Dial,
 		pools: make(map[Key]*Pool),
 		addrs: make(map[addrKey]*address),
 	}
+	r.credentials.Store(&map[SecretRef]*Credentials{})
+	return r
 }
 
 func dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error) {

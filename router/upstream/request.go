@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/portico-ingress/portico/router/policy"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
 )
@@ -23,7 +24,11 @@ type Request struct {
 	// Length of the body; 0 for none, -1 if only its end will tell.
 	Length int64
 	Body   Body // nil exactly if Length is 0
-	// Upgrade is the protocol that the client offers to switch to, or "".
+	// Backend is how the route wants its endpoints spoken to; the zero value
+	// leaves that to the pool.
+	Backend policy.Backend
+	// Upgrade is the protocol that the client offers to switch to, or "". A
+	// backend that speaks HTTP/2 is not asked.
 	Upgrade string
 	// Trailers tells the backend that the client takes trailer fields.
 	Trailers bool
@@ -97,6 +102,10 @@ const maxAttempts = 8
 // (RFC 9110 §9.2.2). Any other request is sent once.
 func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	l := p.live.Load()
+	w, err := p.way(l, &req.Backend)
+	if err != nil {
+		return nil, err
+	}
 	attempts := min(p.reg.opts.Attempts, maxAttempts)
 	var tried [maxAttempts]*Target
 	var last *Error
@@ -109,7 +118,7 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 			break
 		}
 		tried[n] = t
-		resp, err := t.addr.roundTrip(ctx, req)
+		resp, err := t.addr.lane(&w, l.state.Names).roundTrip(ctx, req)
 		if err == nil {
 			resp.Attempts = n + 1
 			return resp, nil
@@ -127,50 +136,69 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 }
 
 // roundTrip uses an old connection if there is one, else a new one.
-func (a *address) roundTrip(ctx context.Context, req *Request) (resp *Response, err *Error) {
-	a.inFlight.Add(1)
+func (l *lane) roundTrip(ctx context.Context, req *Request) (resp *Response, err *Error) {
+	l.addr.inFlight.Add(1)
 	defer func() {
 		if resp == nil {
-			a.inFlight.Add(-1)
+			l.addr.inFlight.Add(-1)
 		}
 	}()
-	if c := a.take(ctx); c != nil {
+	if l.way.protocol.HTTP2() {
+		return l.streamTrip(ctx, req)
+	}
+	if c := l.take(ctx); c != nil {
 		if resp, err = c.exchange(ctx, req); err == nil || !err.replay {
 			return resp, err
 		}
 	}
-	c, err := a.connect(ctx)
+	c, err := l.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return c.exchange(ctx, req)
 }
 
+// streamTrip is roundTrip on HTTP/2. A connection may come to its end while a
+// stream is opened on it: then there is one more try.
+func (l *lane) streamTrip(ctx context.Context, req *Request) (resp *Response, err *Error) {
+	for range 2 {
+		c, err := l.stream(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		if resp, err = c.exchange(); err == nil || !err.replay {
+			return resp, err
+		}
+	}
+	return nil, err
+}
+
 // exchange sends the head, starts the body and waits for the response's head.
 func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	c.lend()
-	resp := &Response{Endpoint: c.addr.name, conn: c, req: req, ctx: ctx}
-	resp.stop = context.AfterFunc(ctx, c.close)
-	timeouts := &c.addr.reg.opts.Timeouts
+	x := &h1Exchange{conn: c, req: req, ctx: ctx}
+	x.Response = Response{Endpoint: c.lane.addr.name, exchange: x}
+	x.stop = context.AfterFunc(ctx, c.close)
+	timeouts := &c.registry().opts.Timeouts
 	now := time.Now()
 	c.nc.SetWriteDeadline(now.Add(timeouts.Stall))
 	c.nc.SetReadDeadline(now.Add(timeouts.Head))
 	head := req.appendHead(c.buf[:0]) // free until the response comes
 	n, err := c.nc.Write(head)
 	if err != nil {
-		e := resp.fail(err)
+		e := x.fail(err)
 		e.replay = n == 0 && e.Kind == Broken
 		return nil, e
 	}
 	if req.Length != 0 {
-		resp.upload = newUpload(resp)
-		go resp.upload.run()
+		x.upload = newUpload(x)
+		go x.upload.run()
 	}
-	if err := resp.readHead(); err != nil {
-		silent := c.w == 0 && !resp.informed
-		e := resp.fail(err)
+	if err := x.readHead(); err != nil {
+		silent := c.w == 0 && !x.informed
+		e := x.fail(err)
 		e.replay = silent && e.Kind == Broken && req.Length == 0 && idempotent(req.Method)
 		return nil, e
 	}
-	return resp, nil
+	return &x.Response, nil
 }

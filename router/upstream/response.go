@@ -21,6 +21,36 @@ type Response struct {
 	Endpoint string
 	Attempts int
 
+	exchange
+}
+
+// exchange is a request and its response as the protocol towards the backend
+// holds them.
+type exchange interface {
+	// Read reads the body. It returns as soon as there is anything; io.EOF
+	// only at the true end, ErrTruncated where the backend stopped before.
+	Read(p []byte) (int, error)
+	// Ready reports whether Read can return without waiting for the backend.
+	Ready() bool
+	// Trailers returns the trailer fields once Read has returned io.EOF.
+	Trailers() view.Fields
+	// Sent reports whether the whole request body has been taken from the
+	// client.
+	Sent() bool
+	// Close ends the exchange. The connection is kept for another request
+	// only if this one ended cleanly on both sides: request sent, response
+	// read to its end, nothing left over. What is left of the request body is
+	// not read; reading it has ended when Close returns.
+	Close()
+	// Hijack hands out the connection after a 101, with the bytes that came
+	// behind the head. The caller closes it; Close does nothing more. The
+	// context of the request no longer matters to it.
+	Hijack() net.Conn
+}
+
+// h1Exchange is one on an HTTP/1.1 connection.
+type h1Exchange struct {
+	Response
 	conn     *conn
 	req      *Request
 	ctx      context.Context
@@ -40,7 +70,7 @@ type Response struct {
 const maxInformational = 64
 
 // readHead reads up to the head of the final response.
-func (r *Response) readHead() error {
+func (r *h1Exchange) readHead() error {
 	for range maxInformational {
 		if err := r.nextHead(); err != nil {
 			return err
@@ -51,7 +81,7 @@ func (r *Response) readHead() error {
 			return r.switching()
 		case h.Status >= 200:
 			r.left = h.Length
-			r.chunks.Limits = &r.conn.addr.reg.opts.Limits
+			r.chunks.Limits = &r.conn.registry().opts.Limits
 			r.ended = h.Framing == wire.NoBody || h.Framing == wire.Length && h.Length == 0
 			return nil
 		case h.Status == 100 && !r.req.Continue || r.req.Informational == nil:
@@ -65,9 +95,9 @@ func (r *Response) readHead() error {
 	return errors.New("the backend sends informational responses without end")
 }
 
-func (r *Response) nextHead() error {
+func (r *h1Exchange) nextHead() error {
 	c := r.conn
-	limits := &c.addr.reg.opts.Limits
+	limits := &c.registry().opts.Limits
 	var s wire.HeadScanner
 	for {
 		n, err := s.Scan(c.unread(), limits)
@@ -88,7 +118,7 @@ func (r *Response) nextHead() error {
 
 // switching checks a 101: only if the client asked, and only to what it offered
 // (RFC 9110 §15.2.2).
-func (r *Response) switching() error {
+func (r *h1Exchange) switching() error {
 	if r.req.Upgrade == "" || !strings.EqualFold(r.Head.Fields.Get("Upgrade"), r.req.Upgrade) {
 		return errors.New("the backend switches to a protocol that the client did not offer")
 	}
@@ -97,7 +127,7 @@ func (r *Response) switching() error {
 }
 
 // fail gives the request up and says why.
-func (r *Response) fail(err error) *Error {
+func (r *h1Exchange) fail(err error) *Error {
 	e := &Error{Kind: Broken, Endpoint: r.Endpoint, Err: err}
 	canceled := !r.stop()
 	r.conn.close()
@@ -120,15 +150,14 @@ func (r *Response) fail(err error) *Error {
 
 // rethrow lets a panic of the request body surface where the request is served
 // and can be recovered, instead of ending the process.
-func (r *Response) rethrow() {
+func (r *h1Exchange) rethrow() {
 	if r.upload != nil && r.upload.panicked != nil {
 		panic(r.upload.panicked)
 	}
 }
 
-// Read reads the body. It returns as soon as there is anything; io.EOF only at
-// the true end, ErrTruncated where the backend stopped before.
-func (r *Response) Read(p []byte) (int, error) {
+// Read implements exchange.
+func (r *h1Exchange) Read(p []byte) (int, error) {
 	if r.ended {
 		return 0, io.EOF
 	}
@@ -146,7 +175,7 @@ func (r *Response) Read(p []byte) (int, error) {
 }
 
 // readBody returns io.EOF with the last bytes, or alone.
-func (r *Response) readBody(p []byte) (n int, err error) {
+func (r *h1Exchange) readBody(p []byte) (n int, err error) {
 	switch r.Head.Framing {
 	case wire.Length:
 		n, err = r.readSome(p[:min(int64(len(p)), r.left)])
@@ -164,7 +193,7 @@ func (r *Response) readBody(p []byte) (n int, err error) {
 	}
 }
 
-func (r *Response) readChunked(p []byte) (int, error) {
+func (r *h1Exchange) readChunked(p []byte) (int, error) {
 	c, total := r.conn, 0
 	for total < len(p) {
 		b := c.unread()
@@ -192,7 +221,7 @@ func (r *Response) readChunked(p []byte) (int, error) {
 }
 
 // readSome takes what is buffered, or reads straight into p.
-func (r *Response) readSome(p []byte) (int, error) {
+func (r *h1Exchange) readSome(p []byte) (int, error) {
 	c := r.conn
 	if c.r < c.w {
 		n := copy(p, c.unread())
@@ -207,25 +236,22 @@ func (r *Response) readSome(p []byte) (int, error) {
 	return n, err
 }
 
-func (r *Response) await() {
+func (r *h1Exchange) await() {
 	c := r.conn
-	c.nc.SetReadDeadline(time.Now().Add(c.addr.reg.opts.Timeouts.Stall))
+	c.nc.SetReadDeadline(time.Now().Add(c.registry().opts.Timeouts.Stall))
 }
 
-// Trailers returns the trailer fields once Read has returned io.EOF.
-func (r *Response) Trailers() view.Fields { return r.chunks.Trailers() }
+// Trailers implements exchange.
+func (r *h1Exchange) Trailers() view.Fields { return r.chunks.Trailers() }
 
-// Ready reports whether Read can return without waiting for the backend.
-func (r *Response) Ready() bool { return r.ended || r.conn.r < r.conn.w }
+// Ready implements exchange.
+func (r *h1Exchange) Ready() bool { return r.ended || r.conn.r < r.conn.w }
 
-// Sent reports whether the whole request body has been taken from the client.
-func (r *Response) Sent() bool { return r.upload == nil || r.upload.taken.Load() }
+// Sent implements exchange.
+func (r *h1Exchange) Sent() bool { return r.upload == nil || r.upload.taken.Load() }
 
-// Close ends the exchange. The connection is kept for another request only if
-// this one ended cleanly on both sides: request sent, response read to its end,
-// nothing left over. What is left of the request body is not read; reading it
-// has ended when Close returns.
-func (r *Response) Close() {
+// Close implements exchange.
+func (r *h1Exchange) Close() {
 	if r.closed {
 		return
 	}
@@ -238,25 +264,23 @@ func (r *Response) Close() {
 	reusable := alive && r.ended && r.Head.Status != 101 && r.Head.KeepAlive &&
 		r.Head.Framing != wire.Close && c.r == c.w
 	c.giveBack()
-	c.addr.inFlight.Add(-1)
+	c.lane.addr.inFlight.Add(-1)
 	if !reusable {
 		c.close()
 		r.rethrow()
 		return
 	}
 	c.reused = true
-	c.addr.put(c)
+	c.lane.put(c)
 }
 
-// Hijack hands out the connection after a 101, with the bytes that came behind
-// the head. The caller closes it; Close does nothing more. The context of the
-// request no longer matters to it.
-func (r *Response) Hijack() net.Conn {
+// Hijack implements exchange.
+func (r *h1Exchange) Hijack() net.Conn {
 	c := r.conn
 	r.stop()
 	if !r.closed {
 		r.closed = true
-		c.addr.inFlight.Add(-1)
+		c.lane.addr.inFlight.Add(-1)
 	}
 	c.nc.SetDeadline(time.Time{})
 	rest := append([]byte(nil), c.unread()...)

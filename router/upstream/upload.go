@@ -11,7 +11,7 @@ import (
 
 // upload carries the request body to the backend while the response is read.
 type upload struct {
-	resp *Response
+	resp *h1Exchange
 	// taken is set when the last of the body has been read from the client.
 	taken atomic.Bool
 	// broken is set when reading the body has failed.
@@ -26,7 +26,7 @@ type upload struct {
 	cutOff bool
 }
 
-func newUpload(r *Response) *upload {
+func newUpload(r *h1Exchange) *upload {
 	return &upload{resp: r, done: make(chan struct{})}
 }
 
@@ -97,7 +97,7 @@ func (u *upload) send(b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}
-	c, timeouts := u.resp.conn, &u.resp.conn.addr.reg.opts.Timeouts
+	c, timeouts := u.resp.conn, &u.resp.conn.registry().opts.Timeouts
 	c.nc.SetWriteDeadline(time.Now().Add(timeouts.Stall))
 	_, u.writeErr = c.nc.Write(b)
 	c.nc.SetReadDeadline(time.Now().Add(timeouts.Head))

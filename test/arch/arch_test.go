@@ -56,7 +56,7 @@ var rules = map[string]rule{
 	"router":         {floor: 1, ours: []string{"router/view", "router/policy", "router/internal/trie"}, banned: with(dataPath, "net/http", "the table decides, it does not serve")},
 	// acme is where certmagic is let in; names are canonical in view's words.
 	"tls/acme":        {floor: 1, ours: []string{"router/view", "tls/certstore"}, banned: map[string]string{"k8s.io/": "its storage is an interface: it serves a folder as well", "sigs.k8s.io/": "its storage is an interface: it serves a folder as well", "net/http/httputil": noHTTPUtil}},
-	"router/upstream": {floor: 1, ours: []string{"router/view", "router/policy", "router/wire"}, banned: dataPath},
+	"router/upstream": {floor: 1, ours: []string{"router/view", "router/policy", "router/wire", "router/wire/h2"}, banned: dataPath},
 	"router/publish":  {floor: 2, ours: []string{"router", "router/upstream", "router/view", "tls/certstore"}, banned: dataPath},
 	"router/proxy": {floor: 2, ours: []string{"router", "router/upstream", "router/view", "router/policy", "router/wire", "router/wire/h2"},
 		banned: with(dataPath, module+"/controllers", "the engine is fed through its own small interfaces")},

@@ -22,6 +22,9 @@
 {{- if .Values.allowExternalNames }}
 - --allow-external-names
 {{- end }}
+{{- if .Values.requireBackendVerification }}
+- --require-backend-verification
+{{- end }}
 - --cluster-domain={{ .Values.clusterDomain }}
 {{- with .Values.trustedProxies }}
 - --trusted-proxies={{ join "," . }}

@@ -1,0 +1,310 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// lane is the connections to one address that speak the same way. What changes
+// in it is protected by address.mu.
+type lane struct {
+	addr *address    // const
+	way  way         // const
+	tls  *tls.Config // const; nil: plaintext
+
+	idle     []*conn // HTTP/1.1 connections without a request, the longest unused first
+	sessions []*session
+	dialing  *dialing // of a session; nil: none is under way
+	retired  bool     // nobody needs unused connections any more
+	reaper   *time.Timer
+	lastPut  time.Time
+}
+
+// dialing is one attempt to get a session, which several requests wait for.
+type dialing struct {
+	done chan struct{} // closed at the end; guards the following
+	err  *Error
+	last *session // of a lane that is retired: for those who wait, and nobody else
+}
+
+// lane returns the lane of a way, a new one if need be. names are the Service's.
+func (a *address) lane(w *way, names []string) *lane {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if *w == (way{}) {
+		if a.plain == nil {
+			a.plain = &lane{addr: a, retired: a.retired}
+		}
+		return a.plain
+	}
+	l := a.lanes[*w]
+	if l == nil {
+		l = &lane{addr: a, way: *w, retired: a.retired}
+		if w.protocol.Secure() {
+			l.tls = w.tlsConfig(names)
+		}
+		if a.lanes == nil {
+			a.lanes = make(map[way]*lane)
+		}
+		a.lanes[*w] = l
+	}
+	return l
+}
+
+// retireLanes closes unused connections of the lanes that are not needed any
+// more, and the others when their requests end.
+func (a *address) retireLanes(which func(*way) bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for w, l := range a.lanes {
+		if which(&w) {
+			delete(a.lanes, w)
+			l.retire()
+		}
+	}
+}
+
+// retire closes everything now and for ever.
+func (a *address) retire() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.retired = true
+	if a.plain != nil {
+		a.plain.retire()
+	}
+	for _, l := range a.lanes {
+		l.retire()
+	}
+}
+
+// retire closes unused connections now and the others when they come back.
+// a.mu is held.
+func (l *lane) retire() {
+	l.retired = true
+	if l.reaper != nil {
+		l.reaper.Stop()
+	}
+	for _, c := range l.idle {
+		c.close()
+	}
+	l.idle = nil
+	for _, s := range l.sessions {
+		go s.leave() // it has a lock of its own
+	}
+	l.sessions = nil
+}
+
+// take returns an unused connection that is still good, the most recently used
+// first, or nil.
+func (l *lane) take(ctx context.Context) *conn {
+	for {
+		c := l.pop()
+		if c == nil || c.fresh(ctx) {
+			return c
+		}
+		c.close()
+	}
+}
+
+func (l *lane) pop() *conn {
+	l.addr.mu.Lock()
+	defer l.addr.mu.Unlock()
+	n := len(l.idle)
+	if n == 0 {
+		return nil
+	}
+	c := l.idle[n-1]
+	l.idle[n-1] = nil
+	l.idle = l.idle[:n-1]
+	return c
+}
+
+// put keeps c for the next request, or closes it.
+func (l *lane) put(c *conn) {
+	l.addr.mu.Lock()
+	defer l.addr.mu.Unlock()
+	opts := &l.addr.reg.opts
+	if l.retired || len(l.idle) >= opts.MaxIdle {
+		c.close()
+		return
+	}
+	c.idleSince = time.Now()
+	l.lastPut = c.idleSince
+	l.idle = append(l.idle, c)
+	if l.reaper == nil {
+		l.reaper = time.AfterFunc(opts.Timeouts.KeepAlive, l.reap)
+	}
+}
+
+// reap closes what has been unused for too long, and comes back for the rest. A
+// lane that nobody has used meanwhile goes.
+func (l *lane) reap() {
+	a := l.addr
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	limit := time.Now().Add(-a.reg.opts.Timeouts.KeepAlive)
+	n := 0
+	for n < len(l.idle) && !l.idle[n].idleSince.After(limit) {
+		l.idle[n].close()
+		n++
+	}
+	l.idle = slices.Delete(l.idle, 0, n)
+	l.reaper = nil
+	next := l.lastPut // busy as they are
+	if len(l.idle) > 0 {
+		next = l.idle[0].idleSince
+	}
+	if wait := next.Sub(limit); wait > 0 && !l.retired {
+		l.reaper = time.AfterFunc(wait, l.reap)
+		return
+	}
+	l.dissolve()
+}
+
+// dissolve forgets a lane without connections. Who still holds it has its
+// connections closed after use. a.mu is held.
+func (l *lane) dissolve() {
+	if l.addr.lanes[l.way] == l && len(l.idle) == 0 && len(l.sessions) == 0 && l.dialing == nil {
+		l.retired = true
+		delete(l.addr.lanes, l.way)
+	}
+}
+
+// dial opens a new connection and makes it secure, if that is the way.
+func (l *lane) dial(request context.Context) (nc net.Conn, remote netip.AddrPort, e *Error) {
+	a := l.addr
+	ctx, cancel := context.WithTimeout(request, a.reg.opts.Timeouts.Connect)
+	defer cancel()
+	nc, remote, err := a.dial(ctx)
+	if err == nil && l.tls != nil {
+		nc, err = l.handshake(ctx, nc)
+	}
+	if err == nil {
+		a.downUntil.Store(0)
+		return nc, remote, nil
+	}
+	return nil, remote, a.unreachable(request, err)
+}
+
+func (l *lane) handshake(ctx context.Context, nc net.Conn) (net.Conn, error) {
+	tc := tls.Client(nc, l.tls)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return tc, nil
+}
+
+// connect opens a connection for HTTP/1.1.
+func (l *lane) connect(request context.Context) (*conn, *Error) {
+	nc, remote, err := l.dial(request)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(l, nc, remote), nil
+}
+
+// maxDials bounds how many new sessions one request waits for: others may have
+// filled them, or the backend may end each at once.
+const maxDials = 16
+
+// stream begins a request on a session that has room for it, on a new one if
+// need be. Requests that find none wait for one and the same new session.
+func (l *lane) stream(ctx context.Context, req *Request) (*call, *Error) {
+	var d *dialing
+	for range maxDials {
+		sessions, underWay := l.sessionsOrDial()
+		if d != nil && d.last != nil {
+			sessions = []*session{d.last}
+		}
+		for _, s := range sessions {
+			if c := s.begin(ctx, req); c != nil {
+				return c, nil
+			}
+		}
+		if d = underWay; d == nil {
+			d = l.startDialing(len(sessions))
+		}
+		select {
+		case <-d.done:
+			if d.err != nil {
+				e := *d.err // several requests have it
+				return nil, &e
+			}
+		case <-ctx.Done():
+			return nil, &Error{Kind: Canceled, Endpoint: l.addr.name, Err: context.Cause(ctx)}
+		}
+	}
+	return nil, &Error{Kind: Broken, Endpoint: l.addr.name, dialing: true, Err: errors.New("no HTTP/2 connection has room for the request")}
+}
+
+// sessionsOrDial returns the sessions there are, in a slice that is never
+// written, and the dialing under way.
+func (l *lane) sessionsOrDial() ([]*session, *dialing) {
+	l.addr.mu.Lock()
+	defer l.addr.mu.Unlock()
+	return l.sessions, l.dialing
+}
+
+// startDialing gets a new session, unless one came since there were n.
+func (l *lane) startDialing(n int) *dialing {
+	l.addr.mu.Lock()
+	defer l.addr.mu.Unlock()
+	switch {
+	case l.dialing != nil:
+		return l.dialing
+	case len(l.sessions) > n:
+		d := &dialing{done: make(chan struct{})}
+		close(d.done)
+		return d
+	}
+	d := &dialing{done: make(chan struct{})}
+	l.dialing = d
+	go l.dialSession(d)
+	return d
+}
+
+// dialSession is not any request's own: the others that wait would lose theirs
+// when that one is cancelled.
+func (l *lane) dialSession(d *dialing) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.addr.reg.opts.Timeouts.Connect)
+	defer cancel()
+	nc, remote, err := l.dial(ctx)
+	var s *session
+	if err == nil {
+		s = newSession(l, nc, remote)
+		if cause := s.settled(ctx); cause != nil {
+			s.lose(cause)
+			s, err = nil, l.addr.unreachable(context.Background(), cause)
+		}
+	}
+	a := l.addr
+	a.mu.Lock()
+	d.err, l.dialing = err, nil
+	switch {
+	case s == nil:
+		l.dissolve()
+	case l.retired:
+		d.last = s
+		go s.expire()
+	default:
+		l.sessions = append(l.sessions[:len(l.sessions):len(l.sessions)], s)
+	}
+	a.mu.Unlock()
+	close(d.done)
+}
+
+// drop takes a session off the list.
+func (l *lane) drop(s *session) {
+	l.addr.mu.Lock()
+	defer l.addr.mu.Unlock()
+	if i := slices.Index(l.sessions, s); i >= 0 {
+		l.sessions = slices.Concat(l.sessions[:i], l.sessions[i+1:])
+		l.dissolve()
+	}
+}

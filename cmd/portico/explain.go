@@ -192,8 +192,10 @@ func explainObjects(objects *translate.Objects, r *routing, in explain.Input, lo
 	certs.SetClaims(publish.Claims(table), nil)
 	return explain.Explain(explain.Source{
 		Table: table, Certs: certs,
-		State: func(k upstream.Key) *upstream.State { return world.Pools[k] },
-		Aside: func(host, ingress string) []string { return aside(world, table, host, ingress) },
+		State:               func(k upstream.Key) *upstream.State { return world.Pools[k] },
+		Credentials:         func(ref upstream.SecretRef) *upstream.Credentials { return world.Credentials[ref] },
+		RequireVerification: r.translate.RequireVerification,
+		Aside:               func(host, ingress string) []string { return aside(world, table, host, ingress) },
 	}, in)
 }
 

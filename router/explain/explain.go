@@ -15,6 +15,11 @@ type Source struct {
 	Table *router.Table
 	State func(upstream.Key) *upstream.State // nil result: nothing is known of the pool
 	Certs *certstore.Store
+	// Credentials returns what a Secret holds for backends, nil if that is of
+	// no use.
+	Credentials func(upstream.SecretRef) *upstream.Credentials
+	// RequireVerification is upstream.Options.RequireVerification.
+	RequireVerification bool
 	// Aside returns what else there is to know about a host and an Ingress
 	// ("namespace/name", empty without a route), in sentences: Ingresses that
 	// name the host and are not served, problems of the one that was chosen.
@@ -34,8 +39,12 @@ type Report struct {
 	Status int
 	Answer string // what happens, in a sentence
 	// Pool is what is known of the backend; nil without a route.
-	Pool  *upstream.State
-	Aside []string // see Source
+	Pool *upstream.State
+	// Speaks is what is spoken to the backend; empty without a route.
+	Speaks string
+	Aside  []string // see Source
+
+	insecure string // why nothing may be sent to the backend
 	// ServerName and Certificate belong to the TLS connection; Certificate is
 	// nil for plaintext.
 	ServerName  string
@@ -78,12 +87,27 @@ func Explain(src Source, in Input) (*Report, error) {
 		if rep.Pool = src.State(upstream.Key(d.Route.Backend)); rep.Pool == nil {
 			rep.Pool = &upstream.State{Reason: "nothing is known of " + d.Route.Backend.String()}
 		}
+		rep.settle(src, d.Route)
 	}
 	rep.Status, rep.Answer = rep.answer()
 	if src.Aside != nil {
 		rep.Aside = src.Aside(rep.Request.Host, rep.ingress())
 	}
 	return rep, nil
+}
+
+// settle says what is spoken to the backend, as the engine will.
+func (rep *Report) settle(src Source, r *router.Route) {
+	b := &r.Policy.Backend
+	var credentials *upstream.Credentials
+	if b.Secret != "" {
+		credentials = src.Credentials(upstream.SecretRef{Namespace: r.Backend.Namespace, Name: b.Secret})
+	}
+	protocol, verify, why := upstream.Settle(rep.Pool, b, credentials, src.RequireVerification)
+	rep.Speaks, rep.insecure = protocol.String(), why
+	if protocol.Secure() && !verify {
+		rep.Speaks += ", without verifying the backend"
+	}
 }
 
 // ingress is the Ingress that takes the request, "" without one.
@@ -145,6 +169,9 @@ func (rep *Report) answer() (status int, text string) {
 		return 308, "redirected to https: the host has TLS; portico.dev/ssl-redirect: \"false\" on the Ingress turns this off"
 	case router.Refused:
 		return 503, "refused: " + d.Route.Policy.Refuse
+	}
+	if rep.insecure != "" {
+		return 503, "refused: " + rep.insecure
 	}
 	if len(rep.Pool.Usable()) == 0 {
 		return 503, rep.Pool.Reason

@@ -43,9 +43,14 @@ func source(t *testing.T) Source {
 				Rules: []router.Rule{{Host: "shop.example", Field: "spec.rules[0]", Paths: []router.Path{
 					path(router.Prefix, "/", "web"), path(router.Exact, "/api", "api"), path(router.Prefix, "/api/v1", "down"),
 				}}}},
+			{Origin: origin("calls"), Policy: policy.Policy{Backend: policy.Backend{Protocol: policy.GRPCS}},
+				Rules: []router.Rule{{Host: "calls.example", Field: "spec.rules[0]", Paths: []router.Path{path(router.Prefix, "/", "web")}}}},
+			{Origin: origin("verified"), Policy: policy.Policy{Backend: policy.Backend{Protocol: policy.HTTPS, Secret: "gone"}},
+				Rules: []router.Rule{{Host: "verified.example", Field: "spec.rules[0]", Paths: []router.Path{path(router.Prefix, "/", "web")}}}},
 			{Origin: origin("guarded"), Policy: policy.Policy{Refuse: "not enforced"},
 				Rules: []router.Rule{{Host: "guarded.example", Field: "spec.rules[0]", Paths: []router.Path{path(router.Prefix, "/", "web")}}}},
 		}),
+		Credentials: func(upstream.SecretRef) *upstream.Credentials { return nil },
 		State: func(k upstream.Key) *upstream.State {
 			if k.Service == "down" {
 				return &upstream.State{Reason: "Service shop/down has no endpoints"}
@@ -72,12 +77,14 @@ func TestExplain(t *testing.T) {
 		"no route":            {Input{URL: "http://other.example/"}, 404, []string{"no Ingress that is served names it", "=> 404"}},
 		"other host by header": {Input{URL: "https://shop.example/", Headers: []string{"Host: guarded.example"}}, 503,
 			[]string{"Certificate (SNI shop.example)", "-> guarded.example", "not enforced"}},
-		"client":    {Input{URL: "http://other.example/", From: netip.MustParseAddr("::ffff:198.51.100.7")}, 404, []string{"from 198.51.100.7"}},
-		"CONNECT":   {Input{URL: "https://shop.example/", Method: "CONNECT"}, 405, []string{"=> 405", "CONNECT"}},
-		"traversal": {Input{URL: "https://shop.example/a/..%2fb"}, 400, []string{"=> 400: refused: path contains"}},
-		"bad Host":  {Input{URL: "https://shop.example/", Headers: []string{"Host: a/b"}}, 400, []string{"=> 400: refused: host is not a valid name"}},
-		"h2c":       {Input{URL: "https://shop.example/", Headers: []string{"Upgrade: websocket, H2C"}}, 400, []string{"=> 400", "h2c"}},
-		"no match":  {Input{URL: "http://guarded.example/", Method: "POST"}, 503, []string{"POST http://guarded.example/", "refused"}},
+		"client":       {Input{URL: "http://other.example/", From: netip.MustParseAddr("::ffff:198.51.100.7")}, 404, []string{"from 198.51.100.7"}},
+		"CONNECT":      {Input{URL: "https://shop.example/", Method: "CONNECT"}, 405, []string{"=> 405", "CONNECT"}},
+		"traversal":    {Input{URL: "https://shop.example/a/..%2fb"}, 400, []string{"=> 400: refused: path contains"}},
+		"bad Host":     {Input{URL: "https://shop.example/", Headers: []string{"Host: a/b"}}, 400, []string{"=> 400: refused: host is not a valid name"}},
+		"h2c":          {Input{URL: "https://shop.example/", Headers: []string{"Upgrade: websocket, H2C"}}, 400, []string{"=> 400", "h2c"}},
+		"gRPC":         {Input{URL: "http://calls.example/"}, 0, []string{"policy backend-protocol=GRPCS", "speaks GRPCS, without verifying", "forwarded to shop/web:80"}},
+		"not verified": {Input{URL: "http://verified.example/"}, 503, []string{"=> 503: refused: the Secret gone"}},
+		"no match":     {Input{URL: "http://guarded.example/", Method: "POST"}, 503, []string{"POST http://guarded.example/", "refused"}},
 	} {
 		rep, err := Explain(src, tc.in)
 		if err != nil {

@@ -77,6 +77,9 @@ func (rep *Report) writeBackend(b *strings.Builder, route *router.Route) {
 		fmt.Fprintf(b, "   policy %s\n", p)
 	}
 	fmt.Fprintf(b, "\nBackend\n   Service %s, port %s\n", route.Service, route.Backend.Port)
+	if rep.Speaks != "HTTP" {
+		fmt.Fprintf(b, "   speaks %s\n", rep.Speaks)
+	}
 	for _, e := range rep.Pool.Endpoints {
 		fmt.Fprintf(b, "   %s\n", endpointText(e))
 	}
@@ -144,7 +147,7 @@ func (rep *Report) WriteJSON(w io.Writer) error {
 		out.Paths = append(out.Paths, jsonStep{Entry: p.Route.Type.String() + " " + p.Route.Path, Ingress: p.Route.Ingress, Field: p.Route.Field, Chosen: p.Chosen, Why: p.Why})
 	}
 	if d.Route != nil {
-		out.Route = &jsonRoute{Ingress: d.Route.Ingress, Field: d.Route.Field, Service: d.Route.Service, Port: d.Route.Backend.Port, Policy: d.Route.Policy.String(), Reason: rep.Pool.Reason}
+		out.Route = &jsonRoute{Ingress: d.Route.Ingress, Field: d.Route.Field, Service: d.Route.Service, Port: d.Route.Backend.Port, Policy: d.Route.Policy.String(), Speaks: rep.Speaks, Reason: rep.Pool.Reason}
 		for _, e := range rep.Pool.Endpoints {
 			out.Route.Endpoints = append(out.Route.Endpoints, jsonEndpoint{Address: address(e), Condition: condition(e), Target: e.Target, Node: e.Node})
 		}
@@ -185,6 +188,7 @@ type jsonRoute struct {
 	Service   string         `json:"service"`
 	Port      string         `json:"port"`
 	Policy    string         `json:"policy,omitempty"`
+	Speaks    string         `json:"speaks"`
 	Reason    string         `json:"reason,omitempty"`
 	Endpoints []jsonEndpoint `json:"endpoints"`
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 
 	"github.com/portico-ingress/portico/router/policy"
 )
@@ -26,37 +25,49 @@ func (w *way) scheme() string {
 	return "http"
 }
 
+// Settle says what is spoken to the endpoints of a pool in state s for a route
+// that wants it as b says, and whether the backend is verified; credentials are
+// what b.Secret holds, nil if that is of no use. why is not empty if nothing may
+// be sent, since the backend must be verified and cannot be.
+func Settle(s *State, b *policy.Backend, credentials *Credentials, require bool) (protocol policy.Protocol, verify bool, why string) {
+	protocol = b.Protocol.Or(s.Protocol).Or(policy.HTTP)
+	if !protocol.Secure() {
+		return protocol, false, ""
+	}
+	hasCA := credentials != nil && credentials.CA != nil
+	verify = hasCA && b.Verify.Or(true)
+	switch {
+	case b.Secret != "" && credentials == nil:
+		why = "the Secret " + b.Secret + " with the CA of the backend cannot be used"
+	case b.Verify == policy.On && !hasCA:
+		why = "the backend is to be verified, and no CA is given"
+	case !verify && require:
+		why = "the backend would not be verified, which is required here"
+	}
+	return protocol, verify, why
+}
+
 // way settles how a request goes to the pool.
 func (p *Pool) way(l *live, b *policy.Backend) (way, *Error) {
-	protocol := b.Protocol.Or(l.state.Protocol)
-	if !protocol.Secure() {
-		if protocol.HTTP2() {
-			return way{protocol: protocol}, nil
-		}
-		return way{}, nil
+	var credentials *Credentials
+	if b.Secret != "" {
+		credentials = p.reg.Credentials(SecretRef{p.key.Namespace, b.Secret})
 	}
-	w := way{protocol: protocol, name: b.Name}
+	protocol, verify, why := Settle(l.state, b, credentials, p.reg.opts.RequireVerification)
+	switch {
+	case why != "":
+		return way{}, &Error{Kind: Unverified, Err: errors.New(why)}
+	case protocol == policy.HTTP:
+		return way{}, nil
+	case !protocol.Secure():
+		return way{protocol: protocol}, nil
+	}
+	w := way{protocol: protocol, name: b.Name, credentials: credentials, verify: verify}
 	if w.name == "" && len(l.state.Names) > 0 {
 		w.name = l.state.Names[0]
 	}
-	if b.Secret != "" {
-		ref := SecretRef{p.key.Namespace, b.Secret}
-		if w.credentials = p.reg.Credentials(ref); w.credentials == nil {
-			return way{}, unverified(fmt.Sprintf("Secret %s with the CA of the backend cannot be used", ref))
-		}
-	}
-	hasCA := w.credentials != nil && w.credentials.CA != nil
-	w.verify = hasCA && b.Verify.Or(true)
-	switch {
-	case b.Verify == policy.On && !hasCA:
-		return way{}, unverified("the backend is to be verified, and no CA is given")
-	case !w.verify && p.reg.opts.RequireVerification:
-		return way{}, unverified("the backend would not be verified, which is required here")
-	}
 	return w, nil
 }
-
-func unverified(why string) *Error { return &Error{Kind: Unverified, Err: errors.New(why)} }
 
 // tlsConfig makes the configuration of all connections that go this way. names
 // are the Service's, one of which a certificate must have if the way names the

@@ -138,6 +138,7 @@ type proxyFlags struct {
 	DrainTimeout      time.Duration
 	Timeouts          proxy.Timeouts
 	Upstream          upstream.Timeouts
+	Limits            limitFlags
 }
 
 // shortDrain is for people who press Ctrl-C.
@@ -169,6 +170,7 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 	fs.DurationVar(&f.DrainDelay, "drain-delay", d.drainDelay, "on SIGTERM, how long to go on accepting after readiness is off")
 	fs.DurationVar(&f.DrainTimeout, "drain-timeout", d.drainTimeout, "on SIGTERM, how long requests in flight and tunnels may take to finish")
 	f.registerTimeouts(fs)
+	f.Limits.register(fs)
 }
 
 // options are the parsed proxyFlags.
@@ -209,6 +211,7 @@ func (f *proxyFlags) options() (*proxyOptions, error) {
 	if f.DrainDelay < 0 || f.DrainTimeout < 0 {
 		check("drain-delay", errors.New("drain times must not be negative"))
 	}
+	errs = append(errs, f.Limits.validate()...)
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return o, errors.Join(errs...)
 }
@@ -277,7 +280,8 @@ func (f *proxyFlags) registerTimeouts(fs *pflag.FlagSet) {
 	}{
 		{&t.ReadHeader, "client-header-timeout", 10 * time.Second, "time for a request head to arrive"},
 		{&t.Idle, "client-idle-timeout", 75 * time.Second, "time that a client connection may wait for its next request"},
-		{&t.BodyStall, "client-body-timeout", time.Minute, "time between two reads of a request body; a body must also arrive with 240 B/s on average"},
+		{&t.BodyStall, "client-body-timeout", time.Minute, "time between two reads of a request body; see also --client-body-min-rate"},
+		{&t.BodyGrace, "client-body-grace", 10 * time.Second, "time for a request body before --client-body-min-rate counts"},
 		{&t.WriteStall, "client-write-timeout", time.Minute, "time for a client to take what is written to it"},
 		{&t.Tunnel, "tunnel-timeout", time.Hour, "time without a byte in either direction after which a WebSocket or other upgraded connection ends"},
 		{&u.Connect, "backend-connect-timeout", 5 * time.Second, "time to connect to an endpoint"},

@@ -61,6 +61,7 @@ func TestExitCodes(t *testing.T) {
 		"no folder":          {[]string{"explain", "http://x/", "-f", "/does/not/exist"}, 2, "/does/not/exist"},
 		"broken manifest":    {[]string{"explain", "http://x/", "-f", broken}, 2, "broken.yaml:4"},
 		"two sources":        {[]string{"explain", "http://x/", "-f", samples, "--kubeconfig", "x"}, 2, "either"},
+		"bad limits":         {[]string{"serve", "-f", samples, "--max-header-bytes", "7", "--backend-eject-time", "0s"}, 2, "--backend-eject-time ($PORTICO_BACKEND_EJECT_TIME)"},
 		"no URL":             {[]string{"explain"}, 2, "one URL"},
 		"unknown flag":       {[]string{"serve", "--nonsense"}, 2, "portico serve --help"},
 		"unknown command":    {[]string{"nonsense"}, 2, "nonsense"},

@@ -31,6 +31,7 @@ type plane struct {
 	publisher *publish.Publisher
 	metrics   *admin.Metrics
 	accessLog *proxy.AccessLog // nil: off
+	memory    *proxy.MemoryGuard
 	engine    *proxy.Engine
 	server    *listen.Server
 	drain     *drainState
@@ -59,7 +60,10 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 		return nil, err
 	}
 	p.certs.SetDefault(r.defaultTLS)
-	p.registry = upstream.NewRegistry(upstream.Options{Policy: p.policy, Timeouts: flags.Upstream, RequireVerification: r.translate.RequireVerification})
+	p.registry = upstream.NewRegistry(flags.Limits.upstream(upstream.Options{
+		Policy: p.policy, Timeouts: flags.Upstream, RequireVerification: r.translate.RequireVerification,
+	}))
+	p.memory = proxy.NewMemoryGuard(flags.Limits.ShedMemory)
 	p.publisher = publish.New(publish.Options{
 		Router: r.router, Registry: p.registry, Certs: p.certs, Log: log.WithName("publish"), OnPublish: p.onPublish,
 	})
@@ -68,11 +72,11 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 		p.accessLog = proxy.NewAccessLog(accessLog, accessLogLines)
 		observers = append(observers, p.accessLog)
 	}
-	p.engine = proxy.New(proxy.Options{
+	p.engine = proxy.New(flags.Limits.proxy(proxy.Options{
 		Snapshots: p.publisher, Observer: observers, Log: log.WithName("proxy"),
 		TrustedProxies: o.trusted, AllowUnderscores: flags.AllowUnderscores, HTTPSPort: o.redirectPort,
-		Timeouts: flags.Timeouts, Draining: p.drain.draining,
-	})
+		Timeouts: flags.Timeouts, Draining: p.drain.draining, Overloaded: p.memory.Overloaded,
+	}))
 	p.server = listen.New(p.listenOptions(o))
 	log.V(1).Info("listening", "addresses", p.sockets.addrs())
 	r.translate.CheckAddr = p.policy.Check
@@ -140,6 +144,7 @@ func (p *plane) run(ctx context.Context, source runnable, checks admin.Checks) e
 	start := func(r runnable) { group.Go(func() error { return r.Start(work) }) }
 	start(p.publisher)
 	start(p.engine)
+	start(p.memory)
 	for _, s := range p.adminServers(checks) {
 		start(s)
 	}

@@ -56,6 +56,10 @@ var (
 	poolsDesc       = describe("portico_pools", "Pools, by whether traffic can go anywhere.", "state")
 	certificateDesc = describe("portico_certificate_expiry_timestamp_seconds", "When the certificate served for a host ends; the default certificate has no host.", "host")
 	problemsDesc    = describe("portico_problems", "Problems with objects, by reason.", "reason")
+	ejectedDesc     = describe("portico_endpoints_ejected", "Endpoints that are out of the balance for their failures.")
+	ejectionsDesc   = describe("portico_endpoint_ejections_total", "Times that an endpoint was taken out of the balance for its failures.")
+	retriesDesc     = describe("portico_backend_retries_total", "Requests that a backend had already and that were, or for want of budget were not, sent again.", "result")
+	waitedDesc      = describe("portico_backend_waits_total", "Requests that found an endpoint with as many in flight as may be, and waited or were refused.", "result")
 	degradedDesc    = describe("portico_degraded", "1 for a part that is waited for or degraded, such as an apiserver that does not answer; /readyz?verbose says why.", "check")
 )
 
@@ -69,7 +73,7 @@ type stateCollector struct{ sources Sources }
 
 // Describe implements prometheus.Collector.
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, problemsDesc} {
+	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, problemsDesc, ejectedDesc, ejectionsDesc, retriesDesc, waitedDesc} {
 		ch <- d
 	}
 }
@@ -81,6 +85,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.table(gauge)
 	c.endpoints(gauge)
+	c.backends(gauge, func(d *prometheus.Desc, v int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	})
 	for _, served := range c.certificates() {
 		gauge(certificateDesc, float64(served.Leaf.NotAfter.Unix()), served.Host)
 	}
@@ -142,6 +149,21 @@ func endpointState(e upstream.Endpoint) string {
 		return stateTerminating
 	}
 	return stateUnready
+}
+
+// backends shows what failing and crowded endpoints lead to.
+func (c *stateCollector) backends(gauge gaugeFunc, counter func(d *prometheus.Desc, v int64, labels ...string)) {
+	ejected := 0
+	for _, pool := range c.sources.Registry.Pools() {
+		ejected += pool.Ejected()
+	}
+	gauge(ejectedDesc, float64(ejected))
+	s := c.sources.Registry.Stats()
+	counter(ejectionsDesc, s.Ejections)
+	counter(retriesDesc, s.Retries, "sent")
+	counter(retriesDesc, s.RetriesDenied, "denied")
+	counter(waitedDesc, s.Waited, "waited")
+	counter(waitedDesc, s.Overloaded, "refused")
 }
 
 // certificates returns what is served, those that end first first.

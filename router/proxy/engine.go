@@ -8,6 +8,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"runtime/debug"
@@ -58,6 +59,15 @@ type Options struct {
 	Timeouts  Timeouts
 	// Limits of request heads. Default: wire.DefaultLimits.
 	Limits wire.Limits
+	// Streams is how many requests a client may have under way on an HTTP/2
+	// connection. Default: 250.
+	Streams int
+	// Resets is how many of them may end in vain in 30 s, cancelled or
+	// malformed, before the connection is ended. Default: 200.
+	Resets int
+	// Overloaded tells that requests are to be answered by 503, and their
+	// connections to end, rather than to be served. May be nil.
+	Overloaded func() bool
 	// Draining is closed when graceful shutdown begins. May be nil.
 	Draining <-chan struct{}
 }
@@ -131,6 +141,10 @@ func New(opts Options) *Engine {
 	opts.Timeouts.setDefaults()
 	if opts.Limits == (wire.Limits{}) {
 		opts.Limits = wire.DefaultLimits
+	}
+	opts.Streams, opts.Resets = cmp.Or(opts.Streams, 250), cmp.Or(opts.Resets, 200)
+	if opts.Overloaded == nil {
+		opts.Overloaded = func() bool { return false }
 	}
 	if opts.HTTPSPort == 0 {
 		opts.HTTPSPort = 443

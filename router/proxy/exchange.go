@@ -90,6 +90,11 @@ func (e *Engine) run(x *exchange) {
 		x.answer(f)
 		return
 	}
+	if e.opts.Overloaded() {
+		x.front.Close()
+		x.answer(overloaded("overload", "there is no room for further requests here"))
+		return
+	}
 	if body, ok := e.challenge(x.ctx, &x.req); ok {
 		x.answerText(200, "", "application/octet-stream", body, nil)
 		return

@@ -147,6 +147,8 @@ func (x *exchange) failed(err error) {
 		x.answer(&fault{status: 502, reason: "connect_failed", detail: "the backend cannot be reached"})
 	case upstream.Timeout:
 		x.answer(&fault{status: 504, reason: "backend_timeout", detail: "the backend did not answer in time"})
+	case upstream.Overloaded:
+		x.answer(overloaded("backend_overloaded", "the backend has as many requests in flight as it may"))
 	case upstream.Unverified:
 		x.answer(unverified(e))
 	case upstream.BodyFailed:
@@ -187,6 +189,10 @@ func unverified(e *upstream.Error) *fault {
 		return &fault{status: 502, reason: "backend_untrusted", detail: "the backend's certificate is not trusted"}
 	}
 	return &fault{status: 503, reason: "backend_unverified", detail: "the backend cannot be verified as it must be"}
+}
+
+func overloaded(reason, detail string) *fault {
+	return &fault{status: 503, reason: reason, detail: detail, fields: view.Fields{{Name: "Retry-After", Value: "1"}}}
 }
 
 func noEndpoint() *fault {

@@ -49,7 +49,7 @@ func (c *h1Conn) Begin(h *responseHead) error {
 	r.untilEOF = !framed && !r.chunked
 	// A body that was given up, or that the client holds back until it is
 	// asked for, leaves no telling where the next request begins.
-	if r.untilEOF || c.x.expects || c.body.isClosed() || c.e.draining() {
+	if r.untilEOF || c.x.expects || c.body.isClosed() || c.e.draining() || c.e.opts.Overloaded() {
 		r.keepAlive = false
 	}
 	r.appendStatus(h)

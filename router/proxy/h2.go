@@ -16,8 +16,6 @@ import (
 
 // What one client may cost on one HTTP/2 connection.
 const (
-	h2Streams      = 250
-	h2ResetBudget  = 200 // streams that end in vain in h2ResetWindow; beyond: the connection is closed
 	h2ResetWindow  = 30 * time.Second
 	h2StreamWindow = 256 << 10
 	h2ConnWindow   = 1 << 20
@@ -67,8 +65,8 @@ func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read
 	now := time.Now()
 	c := &h2Conn{e: e, nc: nc, info: info, ctx: ctx, lastRead: now, idleSince: now}
 	c.conn = h2.New(h2.Options{
-		Limits: &e.opts.Limits, MaxStreams: h2Streams, StreamWindow: h2StreamWindow, ConnWindow: h2ConnWindow,
-		ResetBudget: h2ResetBudget, ResetWindow: h2ResetWindow,
+		Limits: &e.opts.Limits, MaxStreams: e.opts.Streams, StreamWindow: h2StreamWindow, ConnWindow: h2ConnWindow,
+		ResetBudget: e.opts.Resets, ResetWindow: h2ResetWindow,
 	}, c)
 	e.trackH2(c)
 	defer e.untrackH2(c)

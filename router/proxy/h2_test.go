@@ -246,7 +246,7 @@ func TestH2RapidReset(t *testing.T) {
 	}
 	c.Close()
 	g.checkCanary()
-	if n := reached.Load(); n > h2Streams {
+	if n := reached.Load(); n > int64(g.engine.opts.Streams) {
 		t.Errorf("the backend saw %d requests", n)
 	}
 }

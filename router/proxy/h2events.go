@@ -13,7 +13,7 @@ import (
 
 // Head implements h2.Handler.
 func (c *h2Conn) Head(st *h2.Stream, h *h2.Head, end bool) {
-	if c.running >= 2*h2Streams { // those that were reset have goroutines still
+	if c.running >= 2*c.e.opts.Streams { // those that were reset have goroutines still
 		st.Reset(h2.RefusedStream)
 		return
 	}

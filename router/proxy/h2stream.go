@@ -245,6 +245,9 @@ func (s *h2Stream) over() error {
 func (s *h2Stream) Begin(head *responseHead) error {
 	s.pace.talk.Store(true)
 	s.head = head
+	if s.c.e.opts.Overloaded() {
+		s.c.depart()
+	}
 	return nil
 }
 

@@ -32,12 +32,15 @@ type address struct {
 	reg       *Registry
 	refs      int // users among the pools; protected by Registry.mu
 	inFlight  atomic.Int64
+	pending   atomic.Int64 // requests that wait for a place
+	health    health
 	downUntil atomic.Int64 // UnixNano; 0: reachable, as far as known
 
 	mu      sync.Mutex // protects the following, and what is in the lanes
 	plain   *lane      // of the zero way; nil: not used yet
 	lanes   map[way]*lane
 	retired bool // nobody needs unused connections any more
+	waiters []chan struct{}
 }
 
 // resolve says where the address leads to now.

@@ -33,6 +33,7 @@ type call struct {
 
 	// protected by s.mu
 	informed []*h2.Head // informational responses, not passed on yet
+	informs  int        // how many there were
 	head     *h2.Head   // of the final response
 	body     []byte     // received
 	off      int        // body[off:] is not read yet
@@ -276,7 +277,7 @@ func (c *call) Close() {
 	c.reset(h2.Cancel)
 	s.mu.Unlock()
 	c.endUpload()
-	s.lane.addr.inFlight.Add(-1)
+	s.lane.addr.leave()
 	c.rethrow()
 }
 

@@ -18,6 +18,7 @@ const (
 	Broken                  // the backend closed the connection or sent nonsense
 	BodyFailed              // the client's request body failed; Err is what reading it gave
 	Canceled                // the context ended
+	Overloaded              // every endpoint has as many requests in flight as it may
 	Unverified              // the backend is not who it must be, or nobody can tell
 )
 

@@ -12,6 +12,8 @@ type Pool struct {
 	key      Key
 	balancer Balancer
 	reg      *Registry
+	budget   retryBudget
+	spilled  atomic.Uint64 // requests that went elsewhere than the balancer wanted
 	// live is replaced as a whole by Registry.Set, never nil. A request loads
 	// it once, so a change disturbs nobody.
 	live atomic.Pointer[live]
@@ -43,7 +45,8 @@ func (p *Pool) State() *State { return p.live.Load().state }
 func (p *Pool) Usable() int { return len(p.live.Load().targets) }
 
 // Pick chooses an endpoint, but none of those already tried and, if there is a
-// choice, none that refused a connection moments ago. Nil if none is left.
+// choice, none that refused a connection moments ago or has failed again and
+// again, or has no room. Nil if none is left.
 func (p *Pool) Pick(tried ...*Target) *Target { return p.pick(p.live.Load(), tried) }
 
 func (p *Pool) pick(l *live, tried []*Target) *Target {
@@ -51,25 +54,60 @@ func (p *Pool) pick(l *live, tried []*Target) *Target {
 	if n == 0 {
 		return nil
 	}
-	first := p.balancer.Pick(l.targets)
-	var fallback *Target
-	for i := range n {
-		t := l.targets[(first+i)%n]
-		if slices.Contains(tried, t) {
-			continue
-		}
-		if !t.addr.down() {
-			return t
-		}
-		if fallback == nil {
-			fallback = t
-		}
+	first := l.targets[p.balancer.Pick(l.targets)]
+	if !slices.Contains(tried, first) && first.addr.usable() {
+		return first
 	}
-	return fallback
+	return p.pickOther(l.targets, tried, first)
 }
 
-// down reports whether the last dial failed within the past few seconds.
+// pickOther spreads what cannot go where the balancer wants it over all that are
+// good. If none is, one that was not tried will do.
+func (p *Pool) pickOther(targets, tried []*Target, first *Target) *Target {
+	good, rest := 0, 0
+	for _, t := range targets {
+		if !slices.Contains(tried, t) {
+			rest++
+			if t.addr.usable() {
+				good++
+			}
+		}
+	}
+	if good == 0 && !slices.Contains(tried, first) {
+		return first
+	}
+	if rest == 0 {
+		return nil
+	}
+	choice := good
+	if good == 0 {
+		choice = rest
+	}
+	nth := int(p.spilled.Add(1) % uint64(choice))
+	for _, t := range targets {
+		if slices.Contains(tried, t) || good > 0 && !t.addr.usable() {
+			continue
+		}
+		if nth == 0 {
+			return t
+		}
+		nth--
+	}
+	if slices.Contains(tried, first) {
+		return nil
+	}
+	return first // what was good is not any more
+}
+
+// usable reports whether requests should go there while there is a choice.
+func (a *address) usable() bool { return !a.down() && !a.crowded() }
+
+// crowded reports whether as many requests are in flight as may be.
+func (a *address) crowded() bool { return a.inFlight.Load() >= int64(a.reg.opts.MaxInFlight) }
+
+// down reports whether the last dial failed within the past few seconds, or the
+// endpoint is out of the balance.
 func (a *address) down() bool {
 	until := a.downUntil.Load()
-	return until != 0 && time.Now().UnixNano() < until
+	return until != 0 && time.Now().UnixNano() < until || a.health.out()
 }

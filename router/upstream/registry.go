@@ -51,6 +51,18 @@ type Options struct {
 	// Attempts is the number of endpoints tried for one request before it
 	// fails. Default: 3.
 	Attempts int
+	// MaxInFlight is the number of requests under way at one endpoint;
+	// tunnels do not count. Default: 1024.
+	MaxInFlight int
+	// MaxPending is the number of requests that wait for an endpoint to have
+	// room. Default: 1024; negative: none waits.
+	MaxPending int
+	// EjectAfter is how many failures in a row (502, 503, 504, no response, no
+	// connection) take an endpoint out of the balance for EjectTime, and for
+	// longer if it goes on; never more than half of a pool. Default: 5;
+	// negative: never. EjectTime: 30 s.
+	EjectAfter int
+	EjectTime  time.Duration
 	// RequireVerification refuses TLS to backends that are not verified.
 	RequireVerification bool
 }
@@ -62,6 +74,7 @@ type Registry struct {
 	dial func(context.Context, netip.AddrPort) (net.Conn, error)
 	// credentials is replaced as a whole by SetCredentials, never nil.
 	credentials atomic.Pointer[map[SecretRef]*Credentials]
+	stats       stats
 
 	mu     sync.Mutex // protects the following
 	pools  map[Key]*Pool
@@ -90,6 +103,10 @@ func NewRegistry(opts Options) *Registry {
 	t.KeepAlive = or(t.KeepAlive, 55*time.Second)
 	opts.MaxIdle = cmp.Or(opts.MaxIdle, 128)
 	opts.Attempts = cmp.Or(opts.Attempts, 3)
+	opts.MaxInFlight = cmp.Or(opts.MaxInFlight, 1024)
+	opts.MaxPending = cmp.Or(opts.MaxPending, 1024)
+	opts.EjectAfter = cmp.Or(opts.EjectAfter, 5)
+	opts.EjectTime = or(opts.EjectTime, 30*time.Second)
 	r := &Registry{
 		opts:  opts,
 		dial:  opts.Dial,
@@ -116,6 +133,7 @@ func (r *Registry) pool(k Key) *Pool {
 	p := r.pools[k]
 	if p == nil {
 		p = &Pool{key: k, balancer: r.opts.NewBalancer(), reg: r}
+		p.budget.balance.Store(retryInitial)
 		p.live.Store(&live{state: &State{Reason: "Service " + k.Namespace + "/" + k.Service + " is not known yet"}})
 		r.pools[k] = p
 	}

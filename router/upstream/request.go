@@ -99,13 +99,16 @@ const maxAttempts = 8
 // An endpoint that cannot be connected to is passed over for another one, and so
 // is one that closes the connection without a byte of a response, if the
 // request was not sent or does no harm sent twice: idempotent, without a body
-// (RFC 9110 §9.2.2). Any other request is sent once.
+// (RFC 9110 §9.2.2) and as long as the pool has a budget for that. Any other
+// request is sent once. An endpoint with as many requests in flight as it may
+// have is waited for, then passed over.
 func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	l := p.live.Load()
 	w, err := p.way(l, &req.Backend)
 	if err != nil {
 		return nil, err
 	}
+	p.budget.earn()
 	attempts := min(p.reg.opts.Attempts, maxAttempts)
 	var tried [maxAttempts]*Target
 	var last *Error
@@ -114,11 +117,12 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 			return nil, &Error{Kind: Canceled, Attempts: n, Err: context.Cause(ctx)}
 		}
 		t := p.pick(l, tried[:n])
-		if t == nil {
+		if t == nil || last != nil && !last.dialing && !p.mayRepeat() {
 			break
 		}
 		tried[n] = t
 		resp, err := t.addr.lane(&w, l.state.Names).roundTrip(ctx, req)
+		p.judge(l, t, resp, err)
 		if err == nil {
 			resp.Attempts = n + 1
 			return resp, nil
@@ -135,12 +139,24 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	return nil, last
 }
 
+// mayRepeat reports whether a request that a backend had may be sent once more.
+func (p *Pool) mayRepeat() bool {
+	if !p.budget.spend() {
+		p.reg.stats.denied.Add(1)
+		return false
+	}
+	p.reg.stats.retries.Add(1)
+	return true
+}
+
 // roundTrip uses an old connection if there is one, else a new one.
 func (l *lane) roundTrip(ctx context.Context, req *Request) (resp *Response, err *Error) {
-	l.addr.inFlight.Add(1)
+	if err := l.addr.enter(ctx); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if resp == nil {
-			l.addr.inFlight.Add(-1)
+			l.addr.leave()
 		}
 	}()
 	if l.way.protocol.HTTP2() {

@@ -264,7 +264,7 @@ func (r *h1Exchange) Close() {
 	reusable := alive && r.ended && r.Head.Status != 101 && r.Head.KeepAlive &&
 		r.Head.Framing != wire.Close && c.r == c.w
 	c.giveBack()
-	c.lane.addr.inFlight.Add(-1)
+	c.lane.addr.leave()
 	if !reusable {
 		c.close()
 		r.rethrow()
@@ -280,7 +280,7 @@ func (r *h1Exchange) Hijack() net.Conn {
 	r.stop()
 	if !r.closed {
 		r.closed = true
-		c.lane.addr.inFlight.Add(-1)
+		c.lane.addr.leave()
 	}
 	c.nc.SetDeadline(time.Time{})
 	rest := append([]byte(nil), c.unread()...)

@@ -367,7 +367,8 @@ func (s *session) Head(st *h2.Stream, h *h2.Head, end bool) {
 	switch {
 	case h.Status >= 200:
 		c.head, c.ended = h, end
-	case len(c.informed) < maxInformational:
+	case c.informs < maxInformational:
+		c.informs++
 		c.informed = append(c.informed, h)
 	default:
 		st.Reset(h2.EnhanceYourCalm)

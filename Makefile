@@ -40,7 +40,10 @@ generate: ## write the generated files: config/rbac/role.yaml and config/install
 	@helm=$$(test/tools/assets.sh helm); \
 	"$$helm/helm" template portico charts/portico -n portico-system --no-hooks > config/install/portico.yaml
 
-bench: ## run the benchmarks: the data path, and 10, 1,000 and 10,000 Ingresses
+bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); ARGS="-rounds 5"
+	@test/bench/run.sh $(ARGS)
+
+microbench: ## run the benchmarks: the data path, and 10, 1,000 and 10,000 Ingresses
 	$(GO) test -run '^$$' -bench . -benchmem ./router/... ./controllers/... ./tls/... ./test/bench
 
 scale: ## measure 10,000 Ingresses against a real kube-apiserver (minutes)
@@ -51,7 +54,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
 full: ## everything that is run before an issue is resolved (hours)
-	$(MAKE) verify test quickstart bench scale e2e-full
+	$(MAKE) verify test quickstart microbench bench scale e2e-full
 
 images: ## build the container image as an OCI archive in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'
@@ -83,4 +86,4 @@ e2e-full: ## the same with cert-manager, ten rollouts, fifty failovers, two minu
 
 .PHONY: cluster-up cluster-shell cluster-down e2e e2e-full
 
-.PHONY: help build run quickstart test verify generate bench scale tools full images clean
+.PHONY: help build run quickstart test verify generate bench microbench scale tools full images clean

@@ -111,12 +111,14 @@ func (c *h1Conn) readHead() (start time.Time, n int, err error) {
 		}
 	}
 	start = time.Now()
-	c.nc.SetReadDeadline(c.headDeadline(start))
 	var scan wire.HeadScanner
-	for {
+	for waits := false; ; waits = true {
 		n, err := scan.Scan(c.buf[c.r:c.w], &c.e.opts.Limits)
 		if n > 0 || err != nil {
 			return start, n, err
+		}
+		if !waits {
+			c.nc.SetReadDeadline(c.headDeadline(start))
 		}
 		if err := c.fill(); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {

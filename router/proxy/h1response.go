@@ -17,6 +17,7 @@ type h1Response struct {
 	keepAlive bool
 	gone      bool // the connection is lost, or not ours any more
 	chunked   bool
+	stall     stallLimit
 	untilEOF  bool // only the end of the connection ends the body
 }
 
@@ -98,7 +99,7 @@ func (c *h1Conn) Flush() error {
 	if len(r.out) == 0 {
 		return nil
 	}
-	err := sendAll(c.nc, r.out, c.e.opts.Timeouts.WriteStall, c.info.TLS != nil)
+	err := sendAll(c.nc, r.out, c.e.opts.Timeouts.WriteStall, &r.stall, c.info.TLS != nil)
 	r.out = r.out[:0]
 	return err
 }

@@ -38,7 +38,8 @@ type h2Conn struct {
 	info *view.Conn      // const
 	ctx  context.Context // const; ends with the connection
 
-	work sync.WaitGroup // streams and the writer
+	work  sync.WaitGroup // streams and the writer
+	stall stallLimit     // the writer's
 
 	mu        sync.Mutex // protects the following, and what is in the streams
 	conn      *h2.Conn
@@ -228,7 +229,7 @@ func (c *h2Conn) write() {
 		}
 		out := c.conn.TakeOut(used)
 		c.mu.Unlock()
-		err := sendAll(c.nc, out, c.e.opts.Timeouts.WriteStall, c.info.TLS != nil)
+		err := sendAll(c.nc, out, c.e.opts.Timeouts.WriteStall, &c.stall, c.info.TLS != nil)
 		c.mu.Lock()
 		used = out
 		if err != nil {

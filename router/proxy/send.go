@@ -7,16 +7,27 @@ import (
 	"time"
 )
 
+// stallLimit is the write deadline of a connection. It is set with an eighth on
+// top, so that the next writes need not set it again.
+type stallLimit struct{ until time.Time }
+
+func (l *stallLimit) arm(nc net.Conn, stall time.Duration) {
+	if now := time.Now(); l.until.Sub(now) < stall {
+		l.until = now.Add(stall + stall/8)
+		nc.SetWriteDeadline(l.until)
+	}
+}
+
 // sendAll writes all of p to a client that takes some of it within stall, and
 // some more, and so on. A TLS connection is lost with the first write that
 // times out, so it gets one record at a time.
-func sendAll(nc net.Conn, p []byte, stall time.Duration, secure bool) error {
+func sendAll(nc net.Conn, p []byte, stall time.Duration, limit *stallLimit, secure bool) error {
 	piece := len(p)
 	if secure {
 		piece = 16 << 10
 	}
 	for len(p) > 0 {
-		nc.SetWriteDeadline(time.Now().Add(stall))
+		limit.arm(nc, stall)
 		n, err := nc.Write(p[:min(piece, len(p))])
 		p = p[n:]
 		stalled := n == 0 || secure || !errors.Is(err, os.ErrDeadlineExceeded)

@@ -34,6 +34,10 @@ type conn struct {
 	reused    bool // has carried a request before
 	idleSince time.Time
 	head      wire.ResponseHead // its Fields are used again and again
+	// The deadlines that are set. They are set with an eighth on top, so that
+	// the next requests need not set them again. While an upload sets them
+	// too, they are not known: zero.
+	readUntil, writeUntil time.Time
 
 	pooled *[bufferSize]byte
 	buf    []byte // pooled, or larger for a large head
@@ -65,18 +69,33 @@ func (c *conn) fresh(ctx context.Context) bool {
 	if c.raw == nil || c.lane.addr.key.host != "" && !c.current(ctx) || !c.quietInside() {
 		return false
 	}
-	if c.tcp.SetDeadline(time.Time{}) != nil {
-		return false
-	}
 	quiet := false
-	err := c.raw.Read(func(fd uintptr) bool {
+	err := c.raw.Control(func(fd uintptr) {
 		var b [1]byte
 		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		quiet = err == unix.EAGAIN
-		return true
 	})
 	return err == nil && quiet
 }
+
+// limitRead has reads fail when nothing has come for that long.
+func (c *conn) limitRead(now time.Time, wait time.Duration) {
+	if left := c.readUntil.Sub(now); left < wait || left > wait+wait/8 {
+		c.readUntil = now.Add(wait + wait/8)
+		c.nc.SetReadDeadline(c.readUntil)
+	}
+}
+
+// limitWrite has writes fail that take that long.
+func (c *conn) limitWrite(now time.Time, wait time.Duration) {
+	if left := c.writeUntil.Sub(now); left < wait || left > wait+wait/8 {
+		c.writeUntil = now.Add(wait + wait/8)
+		c.nc.SetWriteDeadline(c.writeUntil)
+	}
+}
+
+// forgetLimits is for when somebody else has set deadlines.
+func (c *conn) forgetLimits() { c.readUntil, c.writeUntil = time.Time{}, time.Time{} }
 
 // quietInside reports whether TLS holds no bytes that it has read already.
 func (c *conn) quietInside() bool {
@@ -87,6 +106,7 @@ func (c *conn) quietInside() bool {
 	if c.tcp.SetReadDeadline(longAgo) != nil {
 		return false
 	}
+	c.readUntil = time.Time{}
 	n, err := c.nc.Read(b[:])
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }

@@ -197,8 +197,8 @@ func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	x.stop = context.AfterFunc(ctx, c.close)
 	timeouts := &c.registry().opts.Timeouts
 	now := time.Now()
-	c.nc.SetWriteDeadline(now.Add(timeouts.Stall))
-	c.nc.SetReadDeadline(now.Add(timeouts.Head))
+	c.limitWrite(now, timeouts.Stall)
+	c.limitRead(now, timeouts.Head)
 	head := req.appendHead(c.buf[:0]) // free until the response comes
 	n, err := c.nc.Write(head)
 	if err != nil {
@@ -208,6 +208,7 @@ func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	}
 	if req.Length != 0 {
 		x.upload = newUpload(x)
+		c.forgetLimits()
 		go x.upload.run()
 	}
 	if err := x.readHead(); err != nil {

@@ -238,7 +238,12 @@ func (r *h1Exchange) readSome(p []byte) (int, error) {
 
 func (r *h1Exchange) await() {
 	c := r.conn
-	c.nc.SetReadDeadline(time.Now().Add(c.registry().opts.Timeouts.Stall))
+	now, stall := time.Now(), c.registry().opts.Timeouts.Stall
+	if r.upload != nil {
+		c.nc.SetReadDeadline(now.Add(stall))
+		return
+	}
+	c.limitRead(now, stall)
 }
 
 // Trailers implements exchange.

@@ -27,6 +27,9 @@ type front interface {
 	Flush() error
 	// End completes the response.
 	End(trailers view.Fields) error
+	// Sink flushes, and returns the socket that takes the rest of the body as
+	// it is; nil where the protocol or TLS has something to add.
+	Sink() (*net.TCPConn, error)
 	// Abort lets the client see that the response did not end.
 	Abort()
 	// Tunnel sends a 101 and hands out the connection with what the client
@@ -66,6 +69,8 @@ type exchange struct {
 	out      upstream.Request
 	rec      view.Record
 	begun    bool // the final response has begun
+
+	writeStall time.Duration // Timeouts.WriteStall
 }
 
 // fault is why the engine itself answers.

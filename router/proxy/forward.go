@@ -36,6 +36,7 @@ func (e *Engine) forward(x *exchange, route *router.Route, pool *upstream.Pool) 
 	if x.length != 0 {
 		x.out.Body = &countedBody{Body: x.front, n: &x.rec.BytesIn}
 	}
+	x.writeStall = e.opts.Timeouts.WriteStall
 	start := time.Now()
 	resp, err := pool.Do(x.ctx, &x.out)
 	x.rec.Upstream = time.Since(start)
@@ -89,6 +90,9 @@ func (x *exchange) relay(resp *upstream.Response) {
 	defer copyBuffers.Put(buf)
 	for err == nil {
 		if !resp.Ready() {
+			if !x.splice(resp) {
+				return
+			}
 			if err = x.front.Flush(); err != nil {
 				break
 			}
@@ -111,6 +115,40 @@ func (x *exchange) relay(resp *upstream.Response) {
 		x.rec.Reason = "client_gone"
 		x.front.Abort()
 	}
+}
+
+// spliceFrom is the size from which on a rest of a body is moved by the kernel.
+const spliceFrom = 64 << 10
+
+// splice moves a large rest of a body from socket to socket, where both allow
+// that. False: it failed, and the response has been ended.
+func (x *exchange) splice(resp *upstream.Response) bool {
+	src, left, stall := resp.Source()
+	if src == nil || left < spliceFrom {
+		return true
+	}
+	dst, err := x.front.Sink()
+	if dst == nil && err == nil {
+		return true
+	}
+	var moved int64
+	var ok bool
+	var readErr error
+	if err == nil {
+		moved, ok, readErr, err = splice(dst, src, left, stall, x.writeStall)
+	}
+	if ok {
+		resp.Skipped(moved)
+	}
+	x.rec.BytesOut += moved
+	switch {
+	case readErr != nil:
+		x.cut(readErr)
+	case err != nil:
+		x.rec.Reason = "client_gone"
+		x.front.Abort()
+	}
+	return readErr == nil && err == nil
 }
 
 // cut ends a response that the backend did not bring to its end. It must not

@@ -112,6 +112,22 @@ func (c *h1Conn) End(trailers view.Fields) error {
 	return c.Flush()
 }
 
+// Sink implements front.
+func (c *h1Conn) Sink() (*net.TCPConn, error) {
+	if c.info.TLS != nil || c.resp.chunked {
+		return nil, nil
+	}
+	tc, ok := c.nc.(*net.TCPConn)
+	if w, wraps := c.nc.(interface{ TCPConn() (*net.TCPConn, bool) }); wraps {
+		tc, ok = w.TCPConn()
+	}
+	if !ok {
+		return nil, nil
+	}
+	c.resp.stall = stallLimit{} // others set deadlines from now on
+	return tc, c.Flush()
+}
+
 // Abort implements front. A body that ends with the connection needs a RST to
 // look incomplete; the others lack their end.
 func (c *h1Conn) Abort() {

@@ -280,7 +280,7 @@ func TestH2WebSocket(t *testing.T) {
 			c.Send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 		case strings.Contains(head, "liar"):
 			c.Send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n")
-		case strings.Contains(head, "deaf"): // for an extended CONNECT, 200 would be the tunnel
+		case strings.Contains(head, "shrugs"): // for an extended CONNECT, 200 would be the tunnel
 			c.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
 		case strings.Contains(head, "nobody"):
 			c.Send("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
@@ -289,7 +289,7 @@ func TestH2WebSocket(t *testing.T) {
 			io.Copy(c.Conn, c)
 		}
 	})
-	for name, want := range map[string]string{"friend": "200", "liar": "502", "deaf": "502", "nobody": "404"} {
+	for name, want := range map[string]string{"friend": "200", "liar": "502", "shrugs": "502", "nobody": "404"} {
 		c := g.dialTLS("", "h2")
 		fr := handshakeH2(t, c)
 		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true,

@@ -335,6 +335,9 @@ func (s *h2Stream) sendHead(end bool) {
 	s.headSent = true
 }
 
+// Sink implements front.
+func (s *h2Stream) Sink() (*net.TCPConn, error) { return nil, nil }
+
 // Abort implements front.
 func (s *h2Stream) Abort() { s.aborted = true }
 

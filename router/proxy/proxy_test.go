@@ -469,11 +469,12 @@ func TestPanicInABody(t *testing.T) {
 // brokenFront panics where the body is read.
 type brokenFront struct{ front }
 
-func (*brokenFront) Read([]byte) (int, error)  { panic("a bug") }
-func (*brokenFront) Close() error              { return nil }
-func (*brokenFront) Begin(*responseHead) error { return nil }
-func (*brokenFront) Write([]byte) error        { return nil }
-func (*brokenFront) End(view.Fields) error     { return nil }
+func (*brokenFront) Read([]byte) (int, error)    { panic("a bug") }
+func (*brokenFront) Close() error                { return nil }
+func (*brokenFront) Begin(*responseHead) error   { return nil }
+func (*brokenFront) Write([]byte) error          { return nil }
+func (*brokenFront) Sink() (*net.TCPConn, error) { return nil, nil }
+func (*brokenFront) End(view.Fields) error       { return nil }
 
 func TestEarlyHints(t *testing.T) {
 	g := newRig(t, backend.Always("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))

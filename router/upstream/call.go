@@ -252,6 +252,12 @@ func (c *call) Ready() bool {
 	return c.off < len(c.body) || c.ended || c.err != nil
 }
 
+// Source implements exchange.
+func (c *call) Source() (*net.TCPConn, int64, time.Duration) { return nil, 0, 0 }
+
+// Skipped implements exchange.
+func (c *call) Skipped(int64) {}
+
 // Trailers implements exchange.
 func (c *call) Trailers() view.Fields {
 	c.s.mu.Lock()

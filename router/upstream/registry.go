@@ -46,7 +46,8 @@ type Options struct {
 	// Limits of response heads. Default: wire.DefaultLimits.
 	Limits wire.Limits
 	// MaxIdle is the number of unused connections kept per address.
-	// Default: 128.
+	// Default: 1024, as many as may be in flight: fewer would have connections
+	// made and closed while many requests come at once.
 	MaxIdle int
 	// Attempts is the number of endpoints tried for one request before it
 	// fails. Default: 3.
@@ -101,7 +102,7 @@ func NewRegistry(opts Options) *Registry {
 	t.Head = or(t.Head, time.Minute)
 	t.Stall = or(t.Stall, time.Minute)
 	t.KeepAlive = or(t.KeepAlive, 55*time.Second)
-	opts.MaxIdle = cmp.Or(opts.MaxIdle, 128)
+	opts.MaxIdle = cmp.Or(opts.MaxIdle, 1024)
 	opts.Attempts = cmp.Or(opts.Attempts, 3)
 	opts.MaxInFlight = cmp.Or(opts.MaxInFlight, 1024)
 	opts.MaxPending = cmp.Or(opts.MaxPending, 1024)

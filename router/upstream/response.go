@@ -32,6 +32,11 @@ type exchange interface {
 	Read(p []byte) (int, error)
 	// Ready reports whether Read can return without waiting for the backend.
 	Ready() bool
+	// Source returns the socket that the rest of the body comes from as it
+	// is, how much that is, and how long each part of it may take; nil where
+	// there is no such socket. Skipped tells how much was taken from it.
+	Source() (tc *net.TCPConn, left int64, stall time.Duration)
+	Skipped(n int64)
 	// Trailers returns the trailer fields once Read has returned io.EOF.
 	Trailers() view.Fields
 	// Sent reports whether the whole request body has been taken from the
@@ -244,6 +249,23 @@ func (r *h1Exchange) await() {
 		return
 	}
 	c.limitRead(now, stall)
+}
+
+// Source implements exchange.
+func (r *h1Exchange) Source() (*net.TCPConn, int64, time.Duration) {
+	c := r.conn
+	tc, ok := c.nc.(*net.TCPConn)
+	if !ok || r.Head.Framing != wire.Length || r.ended || c.r < c.w || r.upload != nil {
+		return nil, 0, 0
+	}
+	c.forgetLimits()
+	return tc, r.left, c.registry().opts.Timeouts.Stall
+}
+
+// Skipped implements exchange.
+func (r *h1Exchange) Skipped(n int64) {
+	r.left -= n
+	r.ended = r.left == 0
 }
 
 // Trailers implements exchange.

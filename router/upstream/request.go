@@ -176,17 +176,17 @@ func (l *lane) roundTrip(ctx context.Context, req *Request) (resp *Response, err
 
 // streamTrip is roundTrip on HTTP/2. A connection may come to its end while a
 // stream is opened on it: then there is one more try.
-func (l *lane) streamTrip(ctx context.Context, req *Request) (resp *Response, err *Error) {
-	for range 2 {
+func (l *lane) streamTrip(ctx context.Context, req *Request) (*Response, *Error) {
+	for last := false; ; last = true {
 		c, err := l.stream(ctx, req)
 		if err != nil {
 			return nil, err
 		}
-		if resp, err = c.exchange(); err == nil || !err.replay {
+		resp, err := c.exchange()
+		if err == nil || !err.replay || last {
 			return resp, err
 		}
 	}
-	return nil, err
 }
 
 // exchange sends the head, starts the body and waits for the response's head.

@@ -394,6 +394,24 @@ func TestRefusedStreams(t *testing.T) {
 	}
 }
 
+// TestAlwaysRefused: a backend that refuses for ever is an error, not asked for
+// ever.
+func TestAlwaysRefused(t *testing.T) {
+	p, _ := frames(t, Options{}, nil, func(p *peer) {
+		for {
+			id, more := p.request()
+			if !more {
+				return
+			}
+			_ = p.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+		}
+	})
+	var e *Error
+	if _, err := p.Do(t.Context(), onH2(simple())); !errors.As(err, &e) || e.Kind != Broken {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestGracefulGoAway: what is under way ends, what comes next gets a new
 // connection, and the old one closes.
 func TestGracefulGoAway(t *testing.T) {

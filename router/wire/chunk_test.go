@@ -106,6 +106,9 @@ func FuzzChunks(f *testing.F) {
 		if err != nil || !c.Done() {
 			return
 		}
+		if theirs, err := io.ReadAll(httputil.NewChunkedReader(bytes.NewReader(raw[:n]))); err == nil && !bytes.Equal(theirs, a) {
+			t.Fatalf("another reader takes %q for the body, not %q", theirs, a)
+		}
 		out := AppendLastChunk(AppendChunk(nil, a), c.Trailers())
 		again, err := io.ReadAll(httputil.NewChunkedReader(bytes.NewReader(out)))
 		if err != nil || !bytes.Equal(again, a) {

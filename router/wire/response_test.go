@@ -1,6 +1,12 @@
 package wire
 
-import "testing"
+import (
+	"bufio"
+	"bytes"
+	"net/http"
+	"slices"
+	"testing"
+)
 
 func TestParseResponse(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -76,5 +82,21 @@ func FuzzResponse(f *testing.F) {
 				t.Errorf("field %q: %q passed", fl.Name, fl.Value)
 			}
 		}
+		sameResponse(t, raw[:n], method, &h)
 	})
+}
+
+// sameResponse: where net/http takes the head too, it reads the same status and
+// the same extent of the body.
+func sameResponse(t *testing.T, raw []byte, method string, h *ResponseHead) {
+	r, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(raw)), &http.Request{Method: method})
+	if err != nil {
+		return // it refuses more, such as names of methods
+	}
+	defer r.Body.Close()
+	chunked := slices.Contains(r.TransferEncoding, "chunked")
+	if r.StatusCode != h.Status || h.Framing == Length && (chunked || r.ContentLength != h.Length) || h.Framing == Chunked && !chunked ||
+		h.Framing == Close && (chunked || r.ContentLength != -1) {
+		t.Fatalf("another parser reads it differently: %+v, chunked %t, length %d\n%q", h, chunked, r.ContentLength, raw)
+	}
 }

@@ -115,7 +115,9 @@ func reverseProxy(args []string) error {
 		ErrorLog:  log.New(io.Discard, "", 0),
 	}
 	quiet := log.New(io.Discard, "", 0)
-	go func() { log.Fatal((&http.Server{Addr: "127.0.0.1:" + args[0], Handler: h, ErrorLog: quiet}).ListenAndServe()) }()
+	go func() {
+		log.Fatal((&http.Server{Addr: "127.0.0.1:" + args[0], Handler: h, ErrorLog: quiet}).ListenAndServe())
+	}()
 	return (&http.Server{Addr: "127.0.0.1:" + args[1], Handler: h, ErrorLog: quiet}).ListenAndServeTLS(args[3]+".crt", args[3]+".key")
 }
 

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -78,17 +79,55 @@ func (e *edge) webSockets(t *testing.T) {
 	defer e.kubectl(t, "", "delete", "ingress,service,deployment", "echo")
 	opts := e.load()
 	opts.Host, opts.Echo, opts.H1, opts.H2, opts.WebSockets = "echo.example.test", "/echo", 0, 0, sockets
-	result := measure(t, opts, func() {
-		e.kubectl(t, "", "rollout", "restart", "deployment/shop")
-		e.rollout(t, "deployment/shop")
-		for i := range 30 {
-			e.kubectl(t, "", "annotate", "--overwrite", "ingress", "shop", fmt.Sprintf("portico.dev/proxy-read-timeout=%d", 60+i))
-		}
-	})
-	e.kubectl(t, "", "annotate", "ingress", "shop", "portico.dev/proxy-read-timeout-")
+	result := measure(t, opts, func() { e.unrelatedChanges(t) })
 	if result.Lost() > 0 || result.Connections != sockets || result.Answered < 30*sockets {
 		t.Errorf("want the %d WebSockets open all the time: %s\n%s", sockets, result, e.diagnose(t))
 	}
+}
+
+// grpc rolls out a backend that speaks HTTP/2 without TLS, and keeps gRPC
+// streams to it open while everything else changes.
+func (e *edge) grpc(t *testing.T) {
+	const streams = 8
+	e.deploy(t, "grpc", endsWell)
+	defer e.kubectl(t, "", "delete", "ingress,service,deployment", "grpc")
+	e.kubectl(t, "", "patch", "service", "grpc", "--type=json", "-p", `[{"op": "add", "path": "/spec/ports/0/appProtocol", "value": "kubernetes.io/h2c"}]`)
+	e.eventually(t, "requests over HTTP/2 to the backend", func() error {
+		opts := e.load()
+		opts.Host, opts.Stream, opts.H1, opts.H2, opts.GRPC = "grpc.example.test", "/echo.Echo/Stream", 0, 0, 1
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		if r := load.Run(ctx, opts); r.Lost() > 0 || r.Answered == 0 {
+			return errors.New(r.String())
+		}
+		return nil
+	})
+	opts := e.load()
+	opts.Host = "grpc.example.test"
+	rolled := measure(t, opts, func() {
+		for range rounds() {
+			e.kubectl(t, "", "rollout", "restart", "deployment/grpc")
+			e.rollout(t, "deployment/grpc")
+		}
+	})
+	if rolled.Lost() > 0 || rolled.Answered == 0 {
+		t.Errorf("requests were lost: %s\n%s", rolled, e.diagnose(t))
+	}
+	opts.Stream, opts.H1, opts.H2, opts.GRPC = "/echo.Echo/Stream", 0, 0, streams
+	open := measure(t, opts, func() { e.unrelatedChanges(t) })
+	if open.Lost() > 0 || open.Connections != streams || open.Answered < 30*streams {
+		t.Errorf("want the %d streams open all the time: %s\n%s", streams, open, e.diagnose(t))
+	}
+}
+
+// unrelatedChanges rolls out the shop, and changes its Ingress.
+func (e *edge) unrelatedChanges(t *testing.T) {
+	e.kubectl(t, "", "rollout", "restart", "deployment/shop")
+	e.rollout(t, "deployment/shop")
+	for i := range 30 {
+		e.kubectl(t, "", "annotate", "--overwrite", "ingress", "shop", fmt.Sprintf("portico.dev/proxy-read-timeout=%d", 60+i))
+	}
+	e.kubectl(t, "", "annotate", "ingress", "shop", "portico.dev/proxy-read-timeout-")
 }
 
 // abruptBackend rolls out a backend that exits at once on SIGTERM: a request

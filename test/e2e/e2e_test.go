@@ -60,6 +60,7 @@ func TestEdge(t *testing.T) {
 	}
 	t.Run("drain of a node", e.nodeDrain)
 	t.Run("WebSockets stay open", e.webSockets)
+	t.Run("gRPC", e.grpc)
 	t.Run("rolling update of a backend that exits at once", e.abruptBackend)
 	t.Run("a controller pod is killed", e.killed)
 	t.Run("apiserver outage", e.apiserverOutage)

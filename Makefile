@@ -31,6 +31,16 @@ test: ## run every test, with the race detector, against a real etcd and kube-ap
 	judges=$$(test/tools/assets.sh conformance); export PORTICO_CONFORMANCE="$$judges"; \
 	$(GO) test $(RACE) -timeout 15m ./...
 
+test-root: ## the tests that send packets through network namespaces (root)
+	@((EUID == 0)) || { echo "make test-root: needs root: it makes network namespaces" >&2; exit 1; }
+	@for p in nft conntrack ip; do command -v $$p >/dev/null || { echo "make test-root: $$p is missing (apt-get install nftables conntrack iproute2)" >&2; exit 1; }; done
+	$(GO) test $(RACE) -tags root -count=1 -p 1 -parallel 4 -timeout 20m ./router/l4/nft ./router/l4/conntrack
+
+bench-node: ## measure what a node's forwarding costs to program and to use (root)
+	@((EUID == 0)) || { echo "make bench-node: needs root: it makes network namespaces" >&2; exit 1; }
+	$(GO) test -tags root -run '^$$' -bench Change -benchtime 2000x -timeout 30m ./router/l4/nft
+	$(GO) test -tags root -run '^$$' -bench Replace -benchtime 3x -timeout 30m ./router/l4/nft
+
 verify: ## check format, vet, staticcheck, layering, go.mod and generated files
 	@test/tools/verify.sh
 
@@ -54,7 +64,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
 full: ## everything that is run before an issue is resolved (hours)
-	$(MAKE) verify test quickstart microbench bench scale e2e-full
+	$(MAKE) verify test test-root quickstart microbench bench bench-node scale e2e-full
 
 images: ## build the container image as an OCI archive in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'
@@ -86,4 +96,4 @@ e2e-full: ## the same with cert-manager, ten rollouts, fifty failovers, two minu
 
 .PHONY: cluster-up cluster-shell cluster-down e2e e2e-full
 
-.PHONY: help build run quickstart test verify generate bench microbench scale tools full images clean
+.PHONY: help build run quickstart test test-root bench-node verify generate bench microbench scale tools full images clean

@@ -67,8 +67,8 @@ type Front struct {
 	Address netip.Addr // invalid for NodePort: any of Globals.NodePorts
 	Port    uint16
 	// SourceRanges, unless empty, are all who may use it; others are dropped,
-	// whatever the rules say, wherever they come from. Sorted. Only for
-	// LoadBalancer.
+	// whatever the rules say, wherever they come from. Sorted, none within
+	// another. Only for LoadBalancer.
 	SourceRanges []netip.Prefix
 	// Rules by where a connection comes from; see Origin for which applies.
 	Outside, Pod, Host Rule
@@ -231,4 +231,11 @@ func compareBool(a, b bool) int {
 		return -1
 	}
 	return 1
+}
+
+// Sticky is a client that keeps its endpoint, as the kernel remembers it.
+type Sticky struct {
+	Client   netip.Addr
+	Endpoint netip.AddrPort
+	Expires  time.Duration // from now, unless the client connects again
 }

@@ -128,7 +128,7 @@ func sourceRanges(s *Service, node *Node, ipv6 bool) []netip.Prefix {
 		if r.Bits() == 0 {
 			return nil
 		}
-		out = append(out, r)
+		out = append(out, r.Masked())
 		own = own || slices.ContainsFunc(node.IPs, r.Contains)
 	}
 	if own { // see Node.IPs
@@ -138,8 +138,20 @@ func sourceRanges(s *Service, node *Node, ipv6 bool) []netip.Prefix {
 			}
 		}
 	}
-	slices.SortFunc(out, comparePrefix)
-	return slices.Compact(out)
+	return disjoint(out)
+}
+
+// disjoint sorts ranges and leaves out those that lie within others: kernels
+// take no overlapping ones.
+func disjoint(all []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(all, comparePrefix)
+	out := all[:0]
+	for _, p := range all {
+		if len(out) == 0 || !out[len(out)-1].Contains(p.Addr()) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func comparePrefix(a, b netip.Prefix) int {

@@ -1,0 +1,228 @@
+// Package nft programs an l4.Plan into the kernel's nftables, through netlink:
+// one table for each address family, of which nothing else is ours, and in
+// which a change costs what it changes. README.md shows the layout.
+package nft
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+
+	"github.com/portico-ingress/portico/router/l4"
+)
+
+// Options say what a Kernel programs.
+type Options struct {
+	// TableName is the name of the tables; default "portico-node".
+	TableName string
+	// MasqueradeMark is the bit of packet marks that says that the source is
+	// to be replaced; default 0x4000, which kube-proxy has as well.
+	MasqueradeMark uint32
+	// NoIPv4 and NoIPv6 leave a family out.
+	NoIPv4, NoIPv6 bool
+}
+
+// Kernel programs the network namespace in which it was opened. It has a
+// single owner: apart from Watch, it is not safe for concurrent use.
+type Kernel struct {
+	families []*family
+	conn     *nftables.Conn // nil after a failure
+	query    *netlink.Conn  // for what nftables.Conn cannot ask; nil with conn
+	// whole: the shadow is what the kernel holds.
+	whole   bool
+	watcher *watcher
+}
+
+// ErrNeedsReplace is returned by Apply if it is not known what the kernel
+// holds: call Replace.
+var ErrNeedsReplace = errors.New("what the kernel holds is not known, everything must be programmed again")
+
+// Open connects to the kernel. It programs nothing.
+func Open(o Options) (*Kernel, error) {
+	o.TableName = cmp.Or(o.TableName, "portico-node")
+	o.MasqueradeMark = cmp.Or(o.MasqueradeMark, 0x4000)
+	watcher, err := newWatcher(o.TableName)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernel{watcher: watcher}
+	if !o.NoIPv4 {
+		k.families = append(k.families, newFamily(o, false))
+	}
+	if !o.NoIPv6 {
+		k.families = append(k.families, newFamily(o, true))
+	}
+	if err := k.connect(); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Replace programs a whole plan in one transaction. Connections do not notice:
+// what stays the same stays. It is for the start, after failures, and from
+// time to time. After an error, what was programmed before is still there.
+func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
+	var made []*family
+	err := k.transact(ctx, func(b *batch) error {
+		for _, f := range k.families {
+			intact, err := k.intact(f)
+			if err != nil {
+				return err
+			}
+			if !intact {
+				made = append(made, f)
+			}
+			if err := k.refill(f, p, intact, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for i := 0; err == nil && i < len(made); i++ {
+		err = k.seal(made[i])
+	}
+	return err
+}
+
+// Apply programs a change to what was programmed last, in one transaction, at
+// the cost of what it changes. After an error the caller must Replace.
+func (k *Kernel) Apply(ctx context.Context, c *l4.Change) error {
+	if !k.whole {
+		return ErrNeedsReplace
+	}
+	return k.transact(ctx, func(b *batch) error {
+		for _, f := range k.families {
+			if err := k.change(f, c, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// transact commits what fill makes, or leaves the kernel as it was.
+func (k *Kernel) transact(ctx context.Context, fill func(*batch) error) (err error) {
+	k.whole = false
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := k.connect(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil { // answers of the kernel may be left on the connection
+			_ = k.disconnect()
+		}
+	}()
+	b := newBatch()
+	if err := fill(b); err != nil {
+		return err
+	}
+	if err := b.write(k.conn); err != nil {
+		return err
+	}
+	if err := k.flush(); err != nil {
+		return err
+	}
+	k.whole = true
+	return nil
+}
+
+// refill empties and fills a table, which is made if it is not intact.
+func (k *Kernel) refill(f *family, p *l4.Plan, intact bool, b *batch) error {
+	if intact {
+		for _, s := range f.sets.all() {
+			k.conn.FlushSet(s)
+		}
+	} else if err := k.create(f); err != nil {
+		return err
+	}
+	f.writeChains(k.conn, f.variable(&p.Globals))
+	f.reset()
+	f.refilling = true
+	b.before = append(b.before, func(c *nftables.Conn) error {
+		return errors.Join(c.SetAddElements(f.sets.actions, verdicts(true)), c.SetAddElements(f.sets.finals, verdicts(false)))
+	})
+	for _, fw := range p.Forwardings {
+		if fw.Key.IPv6 == f.ipv6 {
+			if err := f.setForwarding(l4.Update{Forwarding: fw}, b); err != nil {
+				return fmt.Errorf("%s: %w", fw.Key, err)
+			}
+		}
+	}
+	f.sync(l4.Delta[netip.Addr]{Added: p.ClusterIPs}, l4.Delta[l4.Loop]{Added: p.Loops}, b)
+	f.answer(p.Globals.NodePorts.Addresses, b)
+	if !intact {
+		return nil
+	}
+	return k.sweep(f, b)
+}
+
+func (k *Kernel) change(f *family, c *l4.Change, b *batch) error {
+	f.refilling = false
+	for _, key := range c.Delete {
+		if key.IPv6 == f.ipv6 {
+			if err := f.deleteForwarding(key, b); err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+		}
+	}
+	for _, u := range c.Set {
+		if u.Key.IPv6 == f.ipv6 {
+			if err := f.setForwarding(u, b); err != nil {
+				return fmt.Errorf("%s: %w", u.Key, err)
+			}
+		}
+	}
+	f.sync(c.ClusterIPs, c.Loops, b)
+	if c.Globals != nil {
+		f.writeChains(k.conn, f.variable(c.Globals))
+		f.answer(c.Globals.NodePorts.Addresses, b)
+	}
+	return nil
+}
+
+// Affinity lists the clients of a port that keep their endpoint, as the kernel
+// remembers them. Those whose endpoint is gone are left out.
+func (k *Kernel) Affinity(_ context.Context, key l4.PortKey) ([]l4.Sticky, error) {
+	if !k.whole {
+		return nil, ErrNeedsReplace
+	}
+	var out []l4.Sticky
+	for _, f := range k.families {
+		for _, s := range f.affinities(key) {
+			elements, err := k.conn.GetSetElements(s.clients)
+			if err != nil {
+				return nil, fmt.Errorf("nftables: %w", err)
+			}
+			for _, e := range elements {
+				if c, ok := s.decode(e); ok {
+					out = append(out, c)
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b l4.Sticky) int {
+		return cmp.Or(a.Client.Compare(b.Client), a.Endpoint.Compare(b.Endpoint))
+	})
+	return out, nil
+}
+
+// Delete removes the tables. Connections that go through them break: the
+// kernel forgets the translations of a table with its chains.
+func (k *Kernel) Delete(ctx context.Context) error {
+	return k.transact(ctx, func(*batch) error {
+		for _, f := range k.families {
+			k.conn.AddTable(f.table) // so that none is needed
+			k.conn.DelTable(f.table)
+			f.reset()
+		}
+		return nil
+	})
+}

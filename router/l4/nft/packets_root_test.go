@@ -1,0 +1,72 @@
+//go:build root
+
+package nft_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/portico-ingress/portico/router/l4"
+	"github.com/portico-ingress/portico/test/flows"
+)
+
+// TestPackets sends what the packet-flow tables describe through a kernel. What
+// they say of TCP must hold for UDP and SCTP.
+func TestPackets(t *testing.T) {
+	cases, err := flows.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, c.Flows[0].Packet.Destination.Addr().Is6())
+			k := open(t, r.node)
+			r.run(t, k, &c)
+			for _, p := range []l4.Protocol{l4.UDP, l4.SCTP} {
+				if other, ok := as(p, c); ok && strings.Contains(c.Name, "/base/") {
+					r.run(t, k, &other)
+				}
+			}
+		})
+	}
+}
+
+func (r *rig) run(t *testing.T, k *kernel, c *flows.Case) {
+	t.Helper()
+	r.furnish(t, c)
+	p := l4.NewPlanner(c.Node)
+	for _, s := range c.Services {
+		p.Set(s)
+	}
+	k.replace(t, p.Plan())
+	for _, f := range c.Flows {
+		if err := r.try(f); err != nil {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+	}
+}
+
+// as returns a case with another protocol in place of TCP; false if it has
+// others already.
+func as(p l4.Protocol, c flows.Case) (flows.Case, bool) {
+	var services []*l4.Service
+	for _, s := range c.Services {
+		copied := *s
+		copied.Ports = append([]l4.Port(nil), s.Ports...)
+		for i := range copied.Ports {
+			if copied.Ports[i].Protocol != l4.TCP {
+				return c, false
+			}
+			copied.Ports[i].Protocol = p
+		}
+		services = append(services, &copied)
+	}
+	tried := append([]flows.Flow(nil), c.Flows...)
+	for i := range tried {
+		tried[i].Packet.Protocol = p
+		tried[i].Name = p.String() + ": " + tried[i].Name
+	}
+	c.Services, c.Flows = services, tried
+	return c, true
+}

@@ -1,0 +1,127 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/portico-ingress/portico/router/l4"
+)
+
+// pool is the endpoints of a Forwarding among which a rule chooses, as they
+// are numbered in the kernel: 0 to len(slots)-1, without gaps.
+type pool struct {
+	id    uint32
+	slots []netip.AddrPort
+	index map[netip.AddrPort]int // of slots; nil while there are few
+	// sticky is nil unless clients keep their endpoint.
+	sticky *sticky
+}
+
+// indexed is from how many endpoints on a pool keeps an index.
+const indexed = 32
+
+func (p *pool) value() value {
+	if p.sticky != nil {
+		return value(p.id).with(actSticky)
+	}
+	return value(p.id).with(actPlain + value(class(len(p.slots))))
+}
+
+func (p *pool) find(a netip.AddrPort) int {
+	if p.index == nil {
+		return slices.Index(p.slots, a)
+	}
+	if i, ok := p.index[a]; ok {
+		return i
+	}
+	return -1
+}
+
+func (p *pool) put(i int, a netip.AddrPort) {
+	if i == len(p.slots) {
+		p.slots = append(p.slots, a)
+	} else {
+		p.slots[i] = a
+	}
+	if p.index != nil {
+		p.index[a] = i
+	} else if len(p.slots) > indexed {
+		p.index = make(map[netip.AddrPort]int, len(p.slots))
+		for i, a := range p.slots {
+			p.index[a] = i
+		}
+	}
+}
+
+// errDelta means that a Change is not relative to what was programmed.
+var errDelta = errors.New("the change does not fit what is programmed")
+
+// update carries out a delta so that as few numbers as possible change, and
+// returns those that did with what they were.
+func (p *pool) update(d l4.Delta[netip.AddrPort]) (before map[int]netip.AddrPort, err error) {
+	if len(p.slots)+len(d.Added)-len(d.Removed) > maxPool {
+		return nil, fmt.Errorf("a pool of %d endpoints: at most %d are supported", len(p.slots)+len(d.Added)-len(d.Removed), maxPool)
+	}
+	before = make(map[int]netip.AddrPort, len(d.Added)+2*len(d.Removed))
+	set := func(i int, a netip.AddrPort) {
+		if _, seen := before[i]; !seen {
+			before[i] = netip.AddrPort{}
+			if i < len(p.slots) {
+				before[i] = p.slots[i]
+			}
+		}
+		p.put(i, a)
+	}
+	added := d.Added
+	for _, r := range d.Removed {
+		i := p.find(r)
+		if i < 0 {
+			return nil, fmt.Errorf("%w: endpoint %s", errDelta, r)
+		}
+		if p.index != nil {
+			delete(p.index, r)
+		}
+		if len(added) > 0 {
+			set(i, added[0])
+			added = added[1:]
+			continue
+		}
+		last := len(p.slots) - 1
+		moved := p.slots[last]
+		set(last, moved)
+		if i != last {
+			set(i, moved)
+		} else if p.index != nil {
+			delete(p.index, r)
+		}
+		p.slots = p.slots[:last]
+	}
+	for _, a := range added {
+		set(len(p.slots), a)
+	}
+	return before, nil
+}
+
+// ids hands out numbers below a limit. One that is given back waits at the end
+// of the queue, so that a packet on its way does not meet its next owner.
+type ids struct {
+	next, limit uint32
+	free        []uint32
+}
+
+func (i *ids) take() (uint32, error) {
+	if i.next < i.limit {
+		i.next++
+		return i.next - 1, nil
+	}
+	if len(i.free) == 0 {
+		return 0, fmt.Errorf("more than %d pools or special fronts in a table", i.limit)
+	}
+	id := i.free[0]
+	i.free = i.free[1:]
+	return id, nil
+}
+
+func (i *ids) give(id uint32) { i.free = append(i.free, id) }

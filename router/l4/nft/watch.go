@@ -1,0 +1,112 @@
+package nft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// watcher listens to what is changed in the kernel's nftables by others.
+type watcher struct {
+	// const after newWatcher
+	table     string
+	conn      *netlink.Conn
+	disturbed chan struct{}
+}
+
+func newWatcher(table string) (*watcher, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return &watcher{table: table, conn: c, disturbed: make(chan struct{}, 1)}, nil
+}
+
+func (w *watcher) close() error { return w.conn.Close() }
+
+// ignore has the kernel leave out what comes from our own connection, whose
+// transactions may be large: all messages of one transaction come from one
+// connection, and the first word of them says from which.
+func (w *watcher) ignore(port uint32) error {
+	const portOffset = 12 // in the netlink header
+	filter, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: portOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: asLoaded(port), SkipTrue: 1},
+		bpf.RetConstant{Val: ^uint32(0)},
+		bpf.RetConstant{Val: 0},
+	})
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	return w.conn.SetBPF(filter)
+}
+
+// asLoaded returns a number of the machine's byte order as a filter loads it.
+func asLoaded(n uint32) uint32 {
+	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, n))
+}
+
+// Disturbed receives when somebody else has changed our tables, or may have.
+func (k *Kernel) Disturbed() <-chan struct{} { return k.watcher.disturbed }
+
+// Watch listens for changes of our tables by others until ctx is done. It may
+// run beside everything else but Close.
+func (k *Kernel) Watch(ctx context.Context) error {
+	w := k.watcher
+	if err := w.conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		messages, err := w.conn.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ENOBUFS): // some were lost
+			w.disturb()
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
+		case err != nil:
+			return fmt.Errorf("netlink: %w", err)
+		}
+		for _, m := range messages {
+			if w.concerns(m) {
+				w.disturb()
+			}
+		}
+	}
+}
+
+func (w *watcher) disturb() {
+	select {
+	case w.disturbed <- struct{}{}:
+	default:
+	}
+}
+
+// concerns reports whether a message tells of our tables. All of those that
+// tell of something in a table have its name in the same attribute.
+func (w *watcher) concerns(m netlink.Message) bool {
+	if m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(m.Data) < 4 {
+		return false
+	}
+	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+	if err != nil {
+		return false
+	}
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_TABLE_NAME {
+			return ad.String() == w.table
+		}
+	}
+	return false
+}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -19,6 +20,9 @@ import (
 
 // assetsVariable names the directory with etcd, kube-apiserver and kubectl.
 const assetsVariable = "KUBEBUILDER_ASSETS"
+
+// startTimeout leaves time for a machine that builds something else meanwhile.
+const startTimeout = 2 * time.Minute
 
 // env is the control plane of this test binary. Set by Run.
 var env *envtest.Environment
@@ -30,7 +34,7 @@ func Run(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	env = &envtest.Environment{}
+	env = &envtest.Environment{ControlPlaneStartTimeout: startTimeout}
 	if _, err := env.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "starting etcd and kube-apiserver:", err)
 		return 1

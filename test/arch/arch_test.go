@@ -72,6 +72,7 @@ var rules = map[string]rule{
 	"controllers/status": {floor: 3, ours: []string{"controllers/translate", "router/publish"}, banned: noEngine()},
 	"controllers/folder": {floor: 3, ours: []string{"controllers/translate", "controllers/manifest", "router", "router/publish", "router/upstream", "tls/certstore", "tls/localca"},
 		banned: noEngine()},
+	"controllers/node":       {floor: 3, ours: []string{"controllers/translate", "router/l4"}, banned: with(noEngine(), "github.com/google/nftables", "the kernel is an interface: router/l4/nft is wired in cmd")},
 	"controllers/prove":      {floor: 3, ours: []string{"controllers/prove/load"}, banned: noEngine()},
 	"controllers/prove/load": {floor: 0, banned: dataPath},
 	"cmd/portico-demo":       {floor: 4},

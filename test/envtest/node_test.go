@@ -265,7 +265,10 @@ func TestNode(t *testing.T) {
 	// The autoscaler is about to delete the node: no new connections, but all
 	// is well otherwise.
 	n.taint("ToBeDeletedByClusterAutoscaler")
-	n.eventually("not eligible", func() bool { code, _ := page(n.node.Health(), "/healthz"); return code == http.StatusServiceUnavailable })
+	n.eventually("not eligible", func() bool {
+		code, _ := page(n.node.Health(), "/healthz")
+		return code == http.StatusServiceUnavailable
+	})
 	if code, _ := page(n.node.Health(), "/livez"); code != http.StatusOK {
 		t.Errorf("/livez: %d", code)
 	}

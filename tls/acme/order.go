@@ -163,7 +163,7 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 		}
 	}
 	leaf := r.Leaf()
-	o.m.opts.Log.Info("got a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.Time("notAfter", leaf.NotAfter))
+	o.m.opts.Log.Info("got a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("notAfter", leaf.NotAfter.UTC().Format(time.RFC3339)))
 	o.m.opts.Metrics.issued(r.Issuer)
 	o.m.opts.Observe(r, Step{Reason: StepIssued, Message: fmt.Sprintf("%s issued a certificate, valid until %s", r.Issuer, leaf.NotAfter.UTC().Format(time.RFC3339))})
 	return nil
@@ -175,7 +175,7 @@ func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
 	r.Failures.add(f, r.Names, now)
 	next := Next(FactsOf(r, o.wanted, now))
 	o.m.opts.Log.Warn("a certificate was not issued", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer),
-		zap.String("reason", string(f.reason)), zap.String("message", f.message), zap.Time("next", next.At))
+		zap.String("reason", string(f.reason)), zap.String("message", f.message), zap.String("next", next.At.UTC().Format(time.RFC3339)))
 	o.m.opts.Metrics.failed(r.Issuer, f.reason)
 	o.m.opts.Observe(r, Step{Reason: StepFailed, Failed: true,
 		Message: fmt.Sprintf("%s: %s; tried again at %s", r.Issuer, f.message, next.At.UTC().Format(time.RFC3339))})

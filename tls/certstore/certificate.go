@@ -156,6 +156,14 @@ func (c *Certificate) Covers(host string) bool {
 	return ok
 }
 
+// WithStaple returns the certificate with an OCSP response (RFC 6066 §8). The
+// certificate itself may be served already and stays as it is.
+func (c *Certificate) WithStaple(response []byte) *Certificate {
+	stapled := *c
+	stapled.TLS.OCSPStaple = response
+	return &stapled
+}
+
 // Names returns the DNS names and addresses of the certificate as it spells
 // them.
 func (c *Certificate) Names() []string {

@@ -1,0 +1,389 @@
+package certs
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/portico-ingress/portico/controllers/translate"
+	"github.com/portico-ingress/portico/router/diag"
+	"github.com/portico-ingress/portico/router/publish"
+	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/acme"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = time.Minute
+
+// town is a Controller that leads, among Secrets that behave as an apiserver's
+// and that it hears of.
+type town struct {
+	*Controller
+	t         *testing.T
+	publisher *publish.Publisher
+	certs     *certstore.Store
+
+	mu        sync.Mutex // protects the following
+	secrets   map[certstore.SecretRef]*corev1.Secret
+	version   int
+	forbidden bool
+	writes    int
+	ingresses map[string]*networkingv1.Ingress
+	news      chan struct{}
+}
+
+func newTown(t *testing.T, list *acme.Issuers) *town {
+	t.Helper()
+	w := &town{t: t, secrets: make(map[certstore.SecretRef]*corev1.Secret), ingresses: make(map[string]*networkingv1.Ingress), news: make(chan struct{})}
+	var err error
+	if w.certs, err = certstore.New(certstore.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	tokens := acme.NewTokens(nil)
+	files, err := acme.NewFiles(t.TempDir(), tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := upstream.NewRegistry(upstream.Options{})
+	w.publisher = publish.New(publish.Options{Registry: registry, Certs: w.certs, Log: logr.Discard()})
+	w.Controller = NewController(Options{Issuers: list, Storage: files, Tokens: tokens, Identity: "test", Ingresses: w.list,
+		Publisher: w.publisher, Certs: w.certs, Secrets: w, Zap: zap.NewNop(), Log: logr.Discard()})
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	run := func(f func(context.Context) error) {
+		group.Go(func() {
+			if err := f(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	run(w.publisher.Start)
+	run(w.Start)
+	run(func(ctx context.Context) error { w.Lead(ctx); return nil })
+	w.publisher.Release()
+	t.Cleanup(func() { cancel(); group.Wait(); registry.Close() })
+	return w
+}
+
+func (w *town) list(context.Context) ([]*networkingv1.Ingress, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []*networkingv1.Ingress
+	for _, ing := range w.ingresses {
+		out = append(out, ing)
+	}
+	return out, nil
+}
+
+// apply creates or replaces an Ingress; Secrets that it names are looked for.
+func (w *town) apply(ing *networkingv1.Ingress) {
+	translated, problems := translate.Ingress(ing)
+	w.mu.Lock()
+	w.ingresses[ing.Namespace+"/"+ing.Name] = ing
+	for _, t := range ing.Spec.TLS {
+		ref := certstore.SecretRef{Namespace: ing.Namespace, Name: t.SecretName}
+		if w.secrets[ref] == nil {
+			w.SecretAbsent(ref, true)
+		}
+	}
+	w.mu.Unlock()
+	w.publisher.Set(translated, problems)
+	w.Wake()
+}
+
+// put has a Secret as somebody else makes it.
+func (w *town) put(s *corev1.Secret) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.store(s)
+}
+
+func (w *town) store(s *corev1.Secret) {
+	w.version++
+	s = s.DeepCopy()
+	s.ResourceVersion = strconv.Itoa(w.version)
+	ref := certstore.SecretRef{Namespace: s.Namespace, Name: s.Name}
+	w.secrets[ref] = s
+	cert, problem := translate.Certificate(s)
+	w.certs.SetSecret(ref, cert, problem)
+	w.SecretDelivered(s, cert)
+	close(w.news)
+	w.news = make(chan struct{})
+}
+
+func (w *town) remove(ref certstore.SecretRef) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.secrets, ref)
+	w.certs.DeleteSecret(ref)
+	w.SecretAbsent(ref, true)
+}
+
+var secretResource = schema.GroupResource{Resource: "secrets"}
+
+// Create implements SecretWriter.
+func (w *town) Create(_ context.Context, s *corev1.Secret) error {
+	return w.write(s, func(was *corev1.Secret) error {
+		if was != nil {
+			return apierrors.NewAlreadyExists(secretResource, s.Name)
+		}
+		return nil
+	})
+}
+
+// Update implements SecretWriter.
+func (w *town) Update(_ context.Context, s *corev1.Secret) error {
+	return w.write(s, func(was *corev1.Secret) error {
+		if was == nil || s.ResourceVersion == "" || was.ResourceVersion != s.ResourceVersion {
+			return apierrors.NewConflict(secretResource, s.Name, nil)
+		}
+		if was.Labels[ManagedLabel] != "true" {
+			w.t.Errorf("Secret %s/%s is written although it is not ours", s.Namespace, s.Name)
+		}
+		return nil
+	})
+}
+
+func (w *town) write(s *corev1.Secret, check func(*corev1.Secret) error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writes++
+	if w.forbidden {
+		return apierrors.NewForbidden(secretResource, s.Name, fmt.Errorf("no right"))
+	}
+	if err := check(w.secrets[certstore.SecretRef{Namespace: s.Namespace, Name: s.Name}]); err != nil {
+		return err
+	}
+	w.store(s)
+	return nil
+}
+
+func (w *town) secret(ref certstore.SecretRef) *corev1.Secret {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.secrets[ref]
+}
+
+// until waits for a condition, which is asked whenever something changes.
+func (w *town) until(what string, condition func() bool) {
+	w.t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for {
+		w.mu.Lock()
+		news := w.news
+		w.mu.Unlock()
+		certs, table := w.certs.Changed(), w.publisher.Changed()
+		w.Controller.mu.Lock()
+		planned := w.planned
+		w.Controller.mu.Unlock()
+		if condition() {
+			return
+		}
+		select {
+		case <-news:
+		case <-certs:
+		case <-table:
+		case <-planned:
+		case <-deadline.C:
+			w.t.Fatalf("still not: %s; %+v; %v", what, w.Managed(), w.publisher.Problems())
+		}
+	}
+}
+
+func (w *town) source(host string) string { return w.certs.Select(host).Source }
+
+func (w *town) has(reason diag.Reason) bool {
+	for _, p := range w.publisher.Problems() {
+		if p.Reason == reason {
+			return true
+		}
+	}
+	return false
+}
+
+func ownCA(name string) acme.IssuerConfig { return acme.IssuerConfig{Name: name, CA: true} }
+
+var tlsRef = certstore.SecretRef{Namespace: "a", Name: "tls"}
+
+// TestWritten: a certificate is written, made again when its Secret is deleted,
+// and left alone when nobody asks for it any more.
+func TestWritten(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("the Secret", func() bool { return w.secret(tlsRef) != nil && w.source("a.example") == "Secret a/tls" })
+	s := w.secret(tlsRef)
+	if s.Type != corev1.SecretTypeTLS || s.Labels[ManagedLabel] != "true" || s.Annotations[issuedBy] != "own" || len(s.Data["ca.crt"]) == 0 {
+		t.Errorf("%s, labels %v, annotations %v, %d data", s.Type, s.Labels, s.Annotations, len(s.Data))
+	}
+	first := string(s.Data[corev1.TLSCertKey])
+	w.remove(tlsRef)
+	w.until("the Secret again", func() bool { return w.secret(tlsRef) != nil })
+	if got := string(w.secret(tlsRef).Data[corev1.TLSCertKey]); got != first {
+		t.Error("another certificate was ordered although one is stored")
+	}
+	w.apply(ingress(t, "a/web", time.Hour, nil, entryFor("tls", "a.example")))
+	w.until("the label is gone", func() bool { return w.secret(tlsRef).Labels[ManagedLabel] == "" })
+	s = w.secret(tlsRef)
+	if string(s.Data[corev1.TLSCertKey]) != first || s.Annotations[issuedBy] != "" || w.source("a.example") != "Secret a/tls" {
+		t.Errorf("what stays: %v %s", s.Annotations, w.source("a.example"))
+	}
+}
+
+// TestForbidden: without the right to write, the storage is served and the owner
+// is told; the apiserver is not asked again and again.
+func TestForbidden(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	w.mu.Lock()
+	w.forbidden = true
+	w.mu.Unlock()
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("the storage is served", func() bool { return w.source("a.example") == "issuer own" && w.has(ReasonNotWritten) })
+	for i := range 5 { // other things happen
+		w.apply(ingress(t, fmt.Sprintf("b/web%d", i), 0, nil, entryFor("tls", fmt.Sprintf("b%d.example", i))))
+		w.until("another host", func() bool { _, ok := w.publisher.Snapshot().Table.Host(fmt.Sprintf("b%d.example", i)); return ok })
+	}
+	w.mu.Lock()
+	if w.writes != 1 {
+		t.Errorf("%d writes", w.writes)
+	}
+	w.forbidden = false
+	w.mu.Unlock()
+	w.SecretAbsent(tlsRef, true)
+	w.until("the Secret", func() bool { return w.secret(tlsRef) != nil && !w.has(ReasonNotWritten) })
+}
+
+// TestForeign: a Secret that is not ours is never written, until it is handed
+// over; then it is renewed when it is due, or not for the hosts.
+func TestForeign(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	theirs := &corev1.Secret{Type: corev1.SecretTypeTLS, Data: map[string][]byte{}}
+	theirs.Namespace, theirs.Name = "a", "tls"
+	pair := newPair(t, "a.example")
+	theirs.Data[corev1.TLSCertKey], theirs.Data[corev1.TLSPrivateKeyKey], theirs.Data["more"] = pair[0], pair[1], []byte("stays")
+	w.put(theirs)
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("it is refused", func() bool { m := w.Managed(); return len(m) == 1 && m[0].Refused != "" })
+	theirs.Labels = map[string]string{ManagedLabel: "true"}
+	w.put(theirs)
+	w.until("it is marked as ours", func() bool { return w.secret(tlsRef).Annotations[issuedBy] == "own" })
+	if got := w.secret(tlsRef).Data[corev1.TLSCertKey]; string(got) != string(pair[0]) {
+		t.Error("a certificate that is good for long was replaced")
+	}
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example", "b.example")))
+	w.until("a certificate for both", func() bool { return w.certs.Select("b.example").Certificate.Covers("b.example") })
+	w.until("it is written", func() bool { return string(w.secret(tlsRef).Data[corev1.TLSCertKey]) != string(pair[0]) })
+	if string(w.secret(tlsRef).Data["more"]) != "stays" {
+		t.Error("what else was in the Secret is lost")
+	}
+}
+
+// TestOtherIssuer: who asks another issuer gets another certificate at once,
+// although that of the first ends later.
+func TestOtherIssuer(t *testing.T) {
+	short := ownCA("short")
+	short.Lifetime = time.Hour
+	w := newTown(t, issuers(t, ownCA("own"), short))
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("the first", func() bool { return w.secret(tlsRef) != nil })
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "short"), entryFor("tls", "a.example")))
+	w.until("the second", func() bool {
+		return w.secret(tlsRef).Annotations[issuedBy] == "short" && w.source("a.example") == "Secret a/tls"
+	})
+	if left := time.Until(w.certs.Select("a.example").Certificate.Leaf.NotAfter); left > 2*time.Hour {
+		t.Errorf("a certificate for %v", left)
+	}
+}
+
+// TestAddedHost: as long as a certificate with a new host is not there, the other
+// hosts keep theirs, also where it lies in the storage only.
+func TestAddedHost(t *testing.T) {
+	dead := acme.IssuerConfig{Name: "dead", Directory: "https://127.0.0.1:1/dir"}
+	w := newTown(t, issuers(t, ownCA("own"), dead))
+	w.mu.Lock()
+	w.forbidden = true
+	w.mu.Unlock()
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("the first", func() bool { return w.source("a.example") == "issuer own" })
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "dead"), entryFor("tls", "a.example", "b.example")))
+	w.until("the second is tried", func() bool { m := w.Managed(); return len(m) == 1 && m[0].Failures > 0 })
+	if got := w.source("a.example"); got != "issuer own" {
+		t.Errorf("the host that was there before gets %s", got)
+	}
+	if got := w.certs.Select("b.example"); got.Source != "self-signed" {
+		t.Errorf("the new host gets %s", got.Source)
+	}
+}
+
+// TestStolenHost: a second namespace that claims a host gets no order, no Secret,
+// and changes nothing in what is served.
+func TestStolenHost(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("the owner's", func() bool { return w.source("a.example") == "Secret a/tls" })
+	serial := w.certs.Select("a.example").Certificate.Leaf.SerialNumber
+	w.apply(ingress(t, "evil/web", 0, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("it is refused", func() bool { return w.has(ReasonNotOwned) })
+	if w.secret(certstore.SecretRef{Namespace: "evil", Name: "tls"}) != nil {
+		t.Error("a Secret was written")
+	}
+	if records, err := w.opts.Storage.Records(t.Context()); err != nil || len(records) != 1 {
+		t.Errorf("%d records, %v", len(records), err)
+	}
+	if got := w.certs.Select("a.example").Certificate.Leaf.SerialNumber; got.Cmp(serial) != 0 {
+		t.Error("another certificate is served")
+	}
+}
+
+// TestNewsOutOfOrder: what a slow watch tells takes no certificate away.
+func TestNewsOutOfOrder(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	w.mu.Lock()
+	w.forbidden = true
+	w.mu.Unlock()
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("it is served", func() bool { return w.source("a.example") == "issuer own" })
+	records, err := w.opts.Storage.Records(t.Context())
+	if err != nil || len(records) != 1 {
+		t.Fatal(records, err)
+	}
+	old := *records[0]
+	old.Chain, old.Key = nil, nil
+	w.SetRecord(&old)
+	if err := w.reconcile(t.Context()); err != nil || w.source("a.example") != "issuer own" {
+		t.Errorf("%v: %s", err, w.source("a.example"))
+	}
+}
+
+func newPair(t *testing.T, hosts ...string) [2][]byte {
+	t.Helper()
+	list := issuers(t, ownCA("theirs"))
+	w := newTown(t, list)
+	w.apply(ingress(t, "x/web", 0, annotated(asks, "theirs"), entryFor("tls", hosts...)))
+	ref := certstore.SecretRef{Namespace: "x", Name: "tls"}
+	w.until("a pair", func() bool { return w.secret(ref) != nil })
+	return [2][]byte{w.secret(ref).Data[corev1.TLSCertKey], w.secret(ref).Data[corev1.TLSPrivateKeyKey]}
+}
+
+// What a CA says fits into an Event, cut between runes.
+func TestCut(t *testing.T) {
+	for in, want := range map[string]int{"short": 5, strings.Repeat("é", 600): 1023, "bad \xff": 7} {
+		if got := cut(in); len(got) != want || !strings.HasPrefix(in, strings.TrimRight(got, "…�")) {
+			t.Errorf("%q (%d), want %d", got, len(got), want)
+		}
+	}
+}

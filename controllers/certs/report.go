@@ -1,0 +1,81 @@
+package certs
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/portico-ingress/portico/tls/acme"
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+// Managed is one entry of spec.tls that asks for a certificate, for people. It
+// holds nothing secret.
+type Managed struct {
+	Ingress string // namespace/name
+	Field   string
+	Secret  certstore.SecretRef
+	Names   []string
+	Issuer  string // empty: none that is configured
+	// Refused says why no certificate is ordered; empty: it is managed.
+	Refused string
+	// Serial and NotAfter are those of the certificate that is stored for it,
+	// or that its Secret holds; zero: there is none.
+	Serial   string
+	NotAfter time.Time
+	// Ordered is since when an order is in flight; zero: none is.
+	Ordered time.Time
+	// Next is when something is done for it, and NextWhy what; zero where it
+	// is refused.
+	Next    time.Time
+	NextWhy string
+	// Failures, LastError and LastErrorAt tell of the attempts since the last
+	// success.
+	Failures    int
+	LastError   string
+	LastErrorAt time.Time
+	// Unwritten says why the Secret could not be written; only the elected
+	// replica knows it.
+	Unwritten string
+}
+
+// Managed returns every entry that asks for a certificate, by Ingress.
+func (c *Controller) Managed() []Managed {
+	now := c.opts.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]Managed, 0, len(c.plan.entries))
+	for _, e := range c.plan.entries {
+		out = append(out, c.describe(e, now))
+	}
+	slices.SortStableFunc(out, func(a, b Managed) int { return strings.Compare(a.Ingress, b.Ingress) })
+	return out
+}
+
+// describe is called with mu held.
+func (c *Controller) describe(e entry, now time.Time) Managed {
+	m := Managed{Ingress: e.origin.Ref.Namespace + "/" + e.origin.Ref.Name, Field: e.field, Secret: e.secret,
+		Names: e.wanted.Names, Refused: e.refused, Unwritten: c.unsaved[e.secret]}
+	if e.wanted.Issuer != nil {
+		m.Issuer = e.wanted.Issuer.Name
+	}
+	r := c.recordOf(e)
+	leaf := e.state.leaf()
+	if r.cert != nil && newer(r.cert, e) {
+		leaf = r.cert.Leaf
+	}
+	if leaf != nil {
+		m.Serial, m.NotAfter = leaf.SerialNumber.Text(16), leaf.NotAfter
+	}
+	if r.Record != nil {
+		m.Failures, m.LastError, m.LastErrorAt = r.Failures.Count, r.Failures.Message, r.Failures.Last
+		if r.Order != nil {
+			m.Ordered = r.Order.Since
+		}
+	}
+	if e.managed() {
+		next := acme.Next(acme.FactsOf(r.Record, e.wanted, now))
+		m.Next, m.NextWhy = next.At, next.Why
+	}
+	return m
+}

@@ -1,0 +1,245 @@
+package acme
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/crypto/ocsp"
+
+	"github.com/portico-ingress/portico/tls/certstore"
+)
+
+// StaplerOptions configure a Stapler. Log is required.
+type StaplerOptions struct {
+	// Changed is told that a certificate has another staple, or none any
+	// more; may be nil. It must not block.
+	Changed func()
+	Client  *http.Client // nil: one with a timeout
+	Now     func() time.Time
+	Log     *zap.Logger
+}
+
+// Stapler keeps OCSP responses (RFC 6960) for certificates that name a
+// responder. A response that is not good, or not for now, is never stapled: a
+// client then asks for itself, or does not. Safe for concurrent use; Stapled
+// answers from memory.
+type Stapler struct {
+	opts StaplerOptions // const after NewStapler
+	wake chan struct{}
+
+	mu      sync.Mutex // protects the following
+	staples map[string]*staple
+}
+
+// staple is what is known of one certificate's status.
+type staple struct {
+	leaf, issuer *x509.Certificate // never change
+
+	cert    *certstore.Certificate // as it was given
+	stapled *certstore.Certificate // nil: there is no response
+	until   time.Time              // when the response ends
+	next    time.Time              // when to ask
+	failed  int
+}
+
+const (
+	stapleTimeout = 10 * time.Second
+	maxStaple     = 64 << 10 // real ones have less than 4 KiB
+	// stapleFirst and stapleLongest bound the wait after a failure.
+	stapleFirst   = time.Minute
+	stapleLongest = time.Hour
+	// stapleDefault is how long a response without an end is served.
+	stapleDefault = 24 * time.Hour
+)
+
+// NewStapler returns a Stapler that knows no certificate.
+func NewStapler(o StaplerOptions) *Stapler {
+	if o.Client == nil {
+		o.Client = &http.Client{Timeout: stapleTimeout}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	return &Stapler{opts: o, wake: make(chan struct{}, 1), staples: make(map[string]*staple)}
+}
+
+// Want replaces the certificates that there are to be staples for.
+func (s *Stapler) Want(list []*certstore.Certificate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keep := make(map[string]*staple, len(list))
+	for _, c := range list {
+		if len(c.Leaf.OCSPServer) == 0 || len(c.TLS.Certificate) < 2 {
+			continue
+		}
+		key := string(c.Leaf.Raw)
+		known := s.staples[key]
+		if known == nil {
+			issuer, err := x509.ParseCertificate(c.TLS.Certificate[1])
+			if err != nil {
+				continue
+			}
+			known = &staple{leaf: c.Leaf, issuer: issuer, cert: c}
+			s.signal()
+		}
+		keep[key] = known
+	}
+	s.staples = keep
+}
+
+func (s *Stapler) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Stapled returns the certificate with a response that is good now, nil if there
+// is none. For one response it always returns the same.
+func (s *Stapler) Stapled(c *certstore.Certificate) *certstore.Certificate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.staples[string(c.Leaf.Raw)]
+	if known == nil || known.stapled == nil || !s.opts.Now().Before(known.until) {
+		return nil
+	}
+	if known.cert != c { // the same certificate from another source
+		known.cert, known.stapled = c, c.WithStaple(known.stapled.TLS.OCSPStaple)
+	}
+	return known.stapled
+}
+
+// Start asks responders until ctx ends, one after another.
+func (s *Stapler) Start(ctx context.Context) {
+	for ctx.Err() == nil {
+		due, wait := s.due()
+		for _, known := range due {
+			s.refresh(ctx, known)
+		}
+		if len(due) > 0 {
+			continue
+		}
+		timer := time.NewTimer(min(wait, stapleLongest))
+		select {
+		case <-s.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// due returns the staples to ask for now, else how long to wait.
+func (s *Stapler) due() ([]*staple, time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, wait := s.opts.Now(), stapleLongest
+	var due []*staple
+	for _, known := range s.staples {
+		if left := known.next.Sub(now); left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		due = append(due, known)
+	}
+	return due, wait
+}
+
+func (s *Stapler) refresh(ctx context.Context, known *staple) {
+	leaf := known.leaf
+	text, response, err := s.ask(ctx, leaf, known.issuer)
+	if ctx.Err() != nil {
+		return
+	}
+	now := s.opts.Now()
+	s.mu.Lock()
+	if err == nil {
+		end := response.NextUpdate
+		if end.IsZero() {
+			end = response.ThisUpdate.Add(stapleDefault)
+		}
+		known.stapled, known.until, known.failed = known.cert.WithStaple(text), end, 0
+		known.next = now.Add(max(end.Sub(now)/2, time.Second))
+	} else {
+		known.failed++
+		known.next = now.Add(min(stapleFirst<<min(known.failed-1, 10), stapleLongest))
+		if known.stapled != nil && known.until.After(now) && known.until.Before(known.next) {
+			known.next = known.until // to end it in time
+		}
+		if errors.As(err, new(*statusError)) || !known.until.After(now) {
+			known.stapled = nil
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.opts.Log.Warn("an OCSP response could not be had; the certificate is served without it, or with the last as long as that is valid",
+			zap.Strings("names", leaf.DNSNames), zap.Error(err))
+	}
+	s.opts.Changed()
+}
+
+// statusError tells that the CA does not vouch for the certificate.
+type statusError struct{ status int }
+
+func (e *statusError) Error() string {
+	words := map[int]string{ocsp.Revoked: "the CA has revoked the certificate", ocsp.Unknown: "the responder does not know the certificate"}
+	return cmp.Or(words[e.status], fmt.Sprintf("the responder answers status %d", e.status))
+}
+
+// ask asks the certificate's first responder, and believes only a response that
+// its issuer signed for it and that is valid now.
+func (s *Stapler) ask(ctx context.Context, leaf, issuer *x509.Certificate) ([]byte, *ocsp.Response, error) {
+	request, err := ocsp.CreateRequest(leaf, issuer, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, leaf.OCSPServer[0], bytes.NewReader(request))
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Content-Type", "application/ocsp-request")
+	resp, err := s.opts.Client.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxStaple+1))
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case resp.StatusCode != http.StatusOK:
+		return nil, nil, fmt.Errorf("the responder %s answers %s", leaf.OCSPServer[0], resp.Status)
+	case len(text) > maxStaple:
+		return nil, nil, fmt.Errorf("the responder %s answers with more than %d bytes", leaf.OCSPServer[0], maxStaple)
+	}
+	response, err := ocsp.ParseResponseForCert(text, leaf, issuer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return text, response, s.believe(response)
+}
+
+func (s *Stapler) believe(r *ocsp.Response) error {
+	now := s.opts.Now()
+	switch {
+	case r.Status != ocsp.Good:
+		return &statusError{r.Status}
+	case r.ThisUpdate.After(now.Add(caSkew)):
+		return fmt.Errorf("the response is not valid before %s", r.ThisUpdate.UTC().Format(time.RFC3339))
+	case !r.NextUpdate.IsZero() && !r.NextUpdate.After(now):
+		return fmt.Errorf("the response ended at %s", r.NextUpdate.UTC().Format(time.RFC3339))
+	}
+	return nil
+}

@@ -191,7 +191,7 @@ func (c *call) fail(err error) *Error {
 	e := &Error{Kind: Broken, Endpoint: c.Endpoint, Err: err}
 	canceled := !c.stop()
 	c.s.mu.Lock()
-	refused := c.err != nil && c.err.Remote && c.err.Code == h2.RefusedStream
+	refused := !c.answered && c.err != nil && c.err.Remote && c.err.Code == h2.RefusedStream
 	lost := c.s.lost != nil && !c.answered
 	c.reset(h2.Cancel)
 	c.over = true
@@ -210,7 +210,8 @@ func (c *call) fail(err error) *Error {
 	case errors.As(err, &stream):
 		e.Err = fmt.Errorf("no response: %w", err)
 	}
-	// A refused stream has not been looked at (RFC 9113 §8.7).
+	// A refused stream has not been looked at (RFC 9113 §8.7), unless the
+	// backend has said something before.
 	e.replay = e.Kind == Broken && c.req.Length == 0 && (refused || lost && idempotent(c.req.Method))
 	c.finished = true
 	c.rethrow()

@@ -274,7 +274,8 @@ func (l *lane) startDialing(n int) *dialing {
 func (l *lane) dialSession(d *dialing) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.addr.reg.opts.Timeouts.Connect)
 	defer cancel()
-	nc, remote, err := l.dial(ctx)
+	// ctx is no request's: its end would pass for that of a client.
+	nc, remote, err := l.dial(context.Background())
 	var s *session
 	if err == nil {
 		s = newSession(l, nc, remote)

@@ -22,6 +22,7 @@ import (
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
 	"github.com/portico-ingress/portico/test/backend"
+	"github.com/portico-ingress/portico/test/testcert"
 )
 
 var h2c = policy.Backend{Protocol: policy.GRPC}
@@ -695,6 +696,35 @@ func TestNoHTTP2(t *testing.T) {
 			var e *Error
 			if !errors.As(err, &e) || e.Kind != Unreachable && e.Kind != Timeout {
 				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// TestSilentTLS: a backend that takes connections and never shakes hands costs no
+// request while there is another, and is no fault of the client.
+func TestSilentTLS(t *testing.T) {
+	silent := backend.Serve(t, func(c *backend.Conn) { c.Wait() })
+	cert, key := testcert.New(t).Leaf("web.shop.svc")
+	good := tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{keyPair(t, cert, key)}}, whoami)
+	for name, tc := range map[string]struct {
+		state *State
+		want  string
+	}{
+		"alone":        {ready(silent.Addr), ""},
+		"with another": {ready(silent.Addr, good), "HTTP/2.0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t, Options{Timeouts: Timeouts{Connect: 200 * time.Millisecond}})
+			r.Set(web, tc.state)
+			for range 4 {
+				req := simple()
+				req.Backend.Protocol = policy.GRPCS
+				got, err := get(t, r.Pool(web), req)
+				var e *Error
+				if tc.want == "" && (!errors.As(err, &e) || e.Kind != Timeout) || tc.want != "" && (err != nil || !strings.HasPrefix(got, tc.want)) {
+					t.Errorf("%q, %v", got, err)
+				}
 			}
 		})
 	}

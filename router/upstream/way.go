@@ -32,7 +32,10 @@ func (w *way) scheme() string {
 func Settle(s *State, b *policy.Backend, credentials *Credentials, require bool) (protocol policy.Protocol, verify bool, why string) {
 	protocol = b.Protocol.Or(s.Protocol).Or(policy.HTTP)
 	if !protocol.Secure() {
-		return protocol, false, ""
+		if b.Verify == policy.On {
+			why = "the backend is to be verified, and " + protocol.String() + " has no TLS to verify it by"
+		}
+		return protocol, false, why
 	}
 	hasCA := credentials != nil && credentials.CA != nil
 	verify = hasCA && b.Verify.Or(true)

@@ -66,21 +66,22 @@ func TestTLS(t *testing.T) {
 		want    string
 		kind    Kind
 	}{
-		"unverified":             {policy.Backend{Protocol: https}, nil, false, false, "HTTP/1.1 sni=web.shop.svc client=", 0},
-		"unverified, refused":    {policy.Backend{Protocol: https}, nil, true, false, "", Unverified},
-		"verification demanded":  {policy.Backend{Protocol: https, Verify: policy.On}, nil, false, false, "", Unverified},
-		"verified":               {policy.Backend{Protocol: https, Secret: secret}, good, true, false, "HTTP/1.1 sni=web.shop.svc client=", 0},
-		"verified by long name":  {policy.Backend{Protocol: https, Secret: secret}, good, true, true, "HTTP/1.1 sni=web.shop.svc client=", 0},
-		"verified h2":            {policy.Backend{Protocol: policy.GRPCS, Secret: secret}, good, true, false, "HTTP/2.0 sni=web.shop.svc client=", 0},
-		"another name":           {policy.Backend{Protocol: https, Secret: secret, Name: "special.example"}, good, true, false, "HTTP/1.1 sni=special.example client=", 0},
-		"wrong name":             {policy.Backend{Protocol: https, Secret: secret, Name: "wrong.example"}, good, false, false, "", Unverified},
-		"wrong CA":               {policy.Backend{Protocol: https, Secret: secret}, bad, false, false, "", Unverified},
-		"wrong CA h2":            {policy.Backend{Protocol: policy.GRPCS, Secret: secret}, bad, false, false, "", Unverified},
-		"wrong CA, not verified": {policy.Backend{Protocol: https, Secret: secret, Verify: policy.Off}, bad, false, false, "HTTP/1.1 sni=web.shop.svc client=", 0},
-		"off and required":       {policy.Backend{Protocol: https, Secret: secret, Verify: policy.Off}, good, true, false, "", Unverified},
-		"no such Secret":         {policy.Backend{Protocol: https, Secret: secret}, nil, false, false, "", Unverified},
-		"client certificate":     {policy.Backend{Protocol: https, Secret: secret}, shown, false, false, "HTTP/1.1 sni=web.shop.svc client=portico", 0},
-		"client certificate h2":  {policy.Backend{Protocol: policy.GRPCS, Secret: secret}, shown, false, false, "HTTP/2.0 sni=web.shop.svc client=portico", 0},
+		"unverified":               {policy.Backend{Protocol: https}, nil, false, false, "HTTP/1.1 sni=web.shop.svc client=", 0},
+		"unverified, refused":      {policy.Backend{Protocol: https}, nil, true, false, "", Unverified},
+		"verification demanded":    {policy.Backend{Protocol: https, Verify: policy.On}, nil, false, false, "", Unverified},
+		"verification without TLS": {policy.Backend{Protocol: policy.HTTP, Secret: secret, Verify: policy.On}, good, false, false, "", Unverified},
+		"verified":                 {policy.Backend{Protocol: https, Secret: secret}, good, true, false, "HTTP/1.1 sni=web.shop.svc client=", 0},
+		"verified by long name":    {policy.Backend{Protocol: https, Secret: secret}, good, true, true, "HTTP/1.1 sni=web.shop.svc client=", 0},
+		"verified h2":              {policy.Backend{Protocol: policy.GRPCS, Secret: secret}, good, true, false, "HTTP/2.0 sni=web.shop.svc client=", 0},
+		"another name":             {policy.Backend{Protocol: https, Secret: secret, Name: "special.example"}, good, true, false, "HTTP/1.1 sni=special.example client=", 0},
+		"wrong name":               {policy.Backend{Protocol: https, Secret: secret, Name: "wrong.example"}, good, false, false, "", Unverified},
+		"wrong CA":                 {policy.Backend{Protocol: https, Secret: secret}, bad, false, false, "", Unverified},
+		"wrong CA h2":              {policy.Backend{Protocol: policy.GRPCS, Secret: secret}, bad, false, false, "", Unverified},
+		"wrong CA, not verified":   {policy.Backend{Protocol: https, Secret: secret, Verify: policy.Off}, bad, false, false, "HTTP/1.1 sni=web.shop.svc client=", 0},
+		"off and required":         {policy.Backend{Protocol: https, Secret: secret, Verify: policy.Off}, good, true, false, "", Unverified},
+		"no such Secret":           {policy.Backend{Protocol: https, Secret: secret}, nil, false, false, "", Unverified},
+		"client certificate":       {policy.Backend{Protocol: https, Secret: secret}, shown, false, false, "HTTP/1.1 sni=web.shop.svc client=portico", 0},
+		"client certificate h2":    {policy.Backend{Protocol: policy.GRPCS, Secret: secret}, shown, false, false, "HTTP/2.0 sni=web.shop.svc client=portico", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRegistry(t, Options{RequireVerification: tc.strict})

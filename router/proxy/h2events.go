@@ -33,12 +33,7 @@ func (c *h2Conn) Data(st *h2.Stream, p []byte) {
 		st.Consume(len(p))
 		return
 	}
-	if s.off > 0 && len(s.body)+len(p) > cap(s.body) {
-		// A reader that never quite catches up must not make the buffer
-		// larger than the window.
-		s.body, s.off = s.body[:copy(s.body, s.body[s.off:])], 0
-	}
-	s.body = append(s.body, p...)
+	s.body.Put(p)
 	s.readable.ring()
 }
 

@@ -35,9 +35,8 @@ type h2Stream struct {
 	pace pace // owned by who reads the body
 
 	// protected by c.mu
-	body     []byte // received
-	off      int    // body[off:] is not read yet
-	ended    bool   // nothing follows
+	body     h2.Received
+	ended    bool // nothing follows
 	trailers view.Fields
 	unwanted bool // nobody reads the body any more
 	err      *h2.StreamError
@@ -117,7 +116,7 @@ func (s *h2Stream) fill() *fault {
 func (s *h2Stream) complete() bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	return s.ended && len(s.body) == 0 && len(s.trailers) == 0
+	return s.ended && s.body.Len() == 0 && len(s.trailers) == 0
 }
 
 // expectation takes Expect, which the upstream sends on its own.
@@ -160,8 +159,7 @@ func (s *h2Stream) finish() {
 // discard drops what was received. c.mu is held.
 func (s *h2Stream) discard() {
 	s.unwanted = true
-	s.st.Consume(len(s.body) - s.off)
-	s.body, s.off = nil, 0
+	s.st.Consume(s.body.Drop())
 }
 
 // Read implements upstream.Body.
@@ -181,11 +179,8 @@ func (s *h2Stream) receive(p []byte, until time.Time) (int, error) {
 		switch {
 		case s.unwanted:
 			return 0, errBodyClosed
-		case s.off < len(s.body):
-			n := copy(p, s.body[s.off:])
-			if s.off += n; s.off == len(s.body) {
-				s.body, s.off = s.body[:0], 0
-			}
+		case s.body.Len() > 0:
+			n := s.body.Take(p)
 			s.st.Consume(n)
 			c.flush()
 			return n, nil

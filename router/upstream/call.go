@@ -35,9 +35,8 @@ type call struct {
 	informed []*h2.Head // informational responses, not passed on yet
 	informs  int        // how many there were
 	head     *h2.Head   // of the final response
-	body     []byte     // received
-	off      int        // body[off:] is not read yet
-	ended    bool       // nothing follows
+	body     h2.Received
+	ended    bool // nothing follows
 	trailers view.Fields
 	answered bool      // anything of a response was received
 	until    time.Time // the head must be there; zero: it is the client that is waited for
@@ -225,11 +224,8 @@ func (c *call) Read(p []byte) (int, error) {
 	until := time.Now().Add(c.s.lane.addr.reg.opts.Timeouts.Stall)
 	for {
 		switch {
-		case c.off < len(c.body):
-			n := copy(p, c.body[c.off:])
-			if c.off += n; c.off == len(c.body) {
-				c.body, c.off = c.body[:0], 0
-			}
+		case c.body.Len() > 0:
+			n := c.body.Take(p)
 			c.st.Consume(n)
 			c.s.flush()
 			return n, nil
@@ -250,7 +246,7 @@ func (c *call) Read(p []byte) (int, error) {
 func (c *call) Ready() bool {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	return c.off < len(c.body) || c.ended || c.err != nil
+	return c.body.Len() > 0 || c.ended || c.err != nil
 }
 
 // Source implements exchange.
@@ -279,8 +275,7 @@ func (c *call) Close() {
 	s := c.s
 	s.mu.Lock()
 	c.over = true
-	c.st.Consume(len(c.body) - c.off)
-	c.body, c.off = nil, 0
+	c.st.Consume(c.body.Drop())
 	c.reset(h2.Cancel)
 	s.mu.Unlock()
 	c.endUpload()

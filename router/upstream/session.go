@@ -377,19 +377,14 @@ func (s *session) Head(st *h2.Stream, h *h2.Head, end bool) {
 	c.readable.ring()
 }
 
-// Data implements h2.Handler. What was read makes room before the buffer grows,
-// which it does no further than to the stream's window.
+// Data implements h2.Handler.
 func (s *session) Data(st *h2.Stream, p []byte) {
 	c := st.Owner.(*call)
 	if c.over {
 		st.Consume(len(p))
 		return
 	}
-	if c.off > 0 && len(c.body)+len(p) > cap(c.body) {
-		c.body = c.body[:copy(c.body, c.body[c.off:])]
-		c.off = 0
-	}
-	c.body = append(c.body, p...)
+	c.body.Put(p)
 	c.readable.ring()
 }
 

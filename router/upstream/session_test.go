@@ -240,7 +240,7 @@ func TestSlowReaderHoldsUpNobody(t *testing.T) {
 			t.Fatalf("%q, %v", got, err)
 		}
 	}
-	if held := len(slow.exchange.(*call).body); held > streamWindow {
+	if held := slow.exchange.(*call).body.Len(); held > streamWindow {
 		t.Errorf("%d bytes are held", held)
 	}
 	if got := len(drain(t, slow)); got != 4<<20 {

@@ -30,13 +30,8 @@ type grpcAnswer struct {
 }
 
 func openGRPC(ctx context.Context, o *Options) (session, error) {
-	c, err := connect(ctx, o, "h2")
+	cc, err := connectH2(ctx, o)
 	if err != nil {
-		return nil, err
-	}
-	cc, err := new(http2.Transport).NewClientConn(c)
-	if err != nil {
-		_ = c.Close()
 		return nil, err
 	}
 	streaming, cancel := context.WithCancel(context.Background()) // ctx is that of the first message

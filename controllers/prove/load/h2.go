@@ -24,16 +24,24 @@ type h2 struct {
 }
 
 func openH2(ctx context.Context, o *Options) (session, error) {
+	conn, err := connectH2(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return &h2{opts: o, conn: conn}, nil
+}
+
+func connectH2(ctx context.Context, o *Options) (*http2.ClientConn, error) {
 	c, err := connect(ctx, o, "h2")
 	if err != nil {
 		return nil, err
 	}
-	cc, err := new(http2.Transport).NewClientConn(c)
+	conn, err := new(http2.Transport).NewClientConn(c)
 	if err != nil {
 		_ = c.Close()
 		return nil, err
 	}
-	return &h2{opts: o, conn: cc}, nil
+	return conn, nil
 }
 
 func (h *h2) close() { _ = h.conn.Close() }

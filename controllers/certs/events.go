@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/time/rate"
@@ -96,14 +95,5 @@ func newEvent(ingress diag.Ref, s acme.Step, now time.Time) *corev1.Event {
 // cut shortens a text between runes to what an Event holds: a CA's words may be
 // long, and are not ours to trust.
 func cut(text string) string {
-	text = strings.ToValidUTF8(text, "�")
-	if len(text) <= maxMessage {
-		return text
-	}
-	const ellipsis = "…"
-	n := maxMessage - len(ellipsis)
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return text[:n] + ellipsis
+	return diag.Shorten(strings.ToValidUTF8(text, "�"), maxMessage)
 }

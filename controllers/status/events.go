@@ -9,7 +9,6 @@ import (
 	"maps"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/time/rate"
@@ -198,13 +197,5 @@ func message(p diag.Problem) string {
 	if p.Field != "" {
 		text = p.Field + ": " + text
 	}
-	if len(text) <= maxMessage {
-		return text
-	}
-	const ellipsis = "…"
-	cut := maxMessage - len(ellipsis)
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + ellipsis
+	return diag.Shorten(text, maxMessage)
 }

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Ref names one Kubernetes object. It is comparable and safe as a map key:
@@ -26,6 +27,20 @@ func (r Ref) String() string {
 		return r.Kind + " " + r.Name
 	}
 	return r.Kind + " " + r.Namespace + "/" + r.Name
+}
+
+// Shorten cuts a text between runes, so that it and an ellipsis take at most
+// limit bytes.
+func Shorten(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const ellipsis = "…"
+	n := limit - len(ellipsis)
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n] + ellipsis
 }
 
 // Reason is a constant CamelCase word that stands for one kind of fault. It

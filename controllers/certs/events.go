@@ -28,9 +28,8 @@ type EventWriter interface {
 }
 
 const (
-	maxEvents  = 256 // that wait to be written
-	maxMessage = 1024
-	component  = "portico"
+	maxEvents = 256 // that wait to be written
+	component = "portico"
 )
 
 // Events writes Events by a client. What waits when a term ends is dropped.
@@ -95,5 +94,5 @@ func newEvent(ingress diag.Ref, s acme.Step, now time.Time) *corev1.Event {
 // cut shortens a text between runes to what an Event holds: a CA's words may be
 // long, and are not ours to trust.
 func cut(text string) string {
-	return diag.Shorten(strings.ToValidUTF8(text, "�"), maxMessage)
+	return diag.Shorten(strings.ToValidUTF8(text, "�"), diag.MaxNote)
 }

@@ -90,12 +90,6 @@ func (e *events) event(p diag.Problem) *corev1.Event {
 	if p.Reason == ReasonHealthPortTaken { // a fault of the node
 		fmt.Fprintln(h, e.node)
 	}
-	message := p.Text()
-	if p.Field != "" {
-		message = p.Field + ": " + message
-	}
-	const longest = 1024
-	message = message[:min(len(message), longest)]
 	api := map[string]string{"EndpointSlice": "discovery.k8s.io/v1"}[p.Object.Kind]
 	if api == "" {
 		api = "v1"
@@ -104,7 +98,7 @@ func (e *events) event(p diag.Problem) *corev1.Event {
 	return &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: p.Object.Namespace, Name: fmt.Sprintf("%.200s.%016x", p.Object.Name, h.Sum64())},
 		InvolvedObject: corev1.ObjectReference{Kind: p.Object.Kind, APIVersion: api, Namespace: p.Object.Namespace, Name: p.Object.Name, UID: types.UID(p.Object.UID)},
-		Reason:         string(p.Reason), Message: message, Type: corev1.EventTypeWarning,
+		Reason:         string(p.Reason), Message: p.Note(), Type: corev1.EventTypeWarning,
 		Source: corev1.EventSource{Component: component, Host: e.node}, FirstTimestamp: now, LastTimestamp: now, Count: 1,
 		ReportingController: "portico.dev/node", ReportingInstance: e.node,
 	}

@@ -22,8 +22,6 @@ import (
 )
 
 const (
-	// maxMessage is the apiserver's limit of an Event's note, in bytes.
-	maxMessage = 1024
 	// maxName is the apiserver's limit of an object's name.
 	maxName = 253
 	// component is the Events' source, as kubectl describe shows it.
@@ -159,7 +157,7 @@ func newEvent(name string, p diag.Problem, now time.Time) *corev1.Event {
 		},
 		Type:                corev1.EventTypeWarning,
 		Reason:              string(p.Reason),
-		Message:             message(p),
+		Message:             p.Note(),
 		Source:              corev1.EventSource{Component: component},
 		ReportingController: component,
 		FirstTimestamp:      at,
@@ -189,13 +187,4 @@ func eventName(p diag.Problem) string {
 	suffix := "." + hex.EncodeToString(sum[:8])
 	prefix := o.Name[:min(len(o.Name), maxName-len(suffix))]
 	return strings.TrimRight(prefix, ".-") + suffix
-}
-
-// message is field and text, cut between runes to what an Event holds.
-func message(p diag.Problem) string {
-	text := p.Text()
-	if p.Field != "" {
-		text = p.Field + ": " + text
-	}
-	return diag.Shorten(text, maxMessage)
 }

@@ -62,13 +62,13 @@ func TestEventName(t *testing.T) {
 
 func TestEventMessageIsBounded(t *testing.T) {
 	p := problem("web")
-	if got, want := message(p), "spec.rules[0]: no host. Write one"; got != want {
+	if got, want := p.Note(), "spec.rules[0]: no host. Write one"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	for _, filler := range []string{"x", "é", "…", "𝄞"} {
 		p.Message = strings.Repeat(filler, 2000)
-		got := message(p)
-		if len(got) > maxMessage || !utf8.ValidString(got) || !strings.HasSuffix(got, "…") || len(got) < maxMessage-10 {
+		got := p.Note()
+		if len(got) > diag.MaxNote || !utf8.ValidString(got) || !strings.HasSuffix(got, "…") || len(got) < diag.MaxNote-10 {
 			t.Errorf("%q: %d bytes, valid %v, ends in %q", filler, len(got), utf8.ValidString(got), got[len(got)-10:])
 		}
 	}

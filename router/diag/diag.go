@@ -70,6 +70,19 @@ func (p Problem) Text() string {
 	return strings.TrimSuffix(p.Message, ".") + ". " + p.Remedy
 }
 
+// MaxNote is how long the text of an Event may be, in bytes, for an apiserver to
+// take it.
+const MaxNote = 1024
+
+// Note returns field and text, as an Event on the object holds them.
+func (p Problem) Note() string {
+	text := p.Text()
+	if p.Field != "" {
+		text = p.Field + ": " + text
+	}
+	return Shorten(text, MaxNote)
+}
+
 // String returns "Ingress shop/web: spec.tls[0]: Reason: text".
 func (p Problem) String() string {
 	var b strings.Builder

@@ -21,10 +21,21 @@ type watcher struct {
 	disturbed chan struct{}
 }
 
+const (
+	// watchBuffer holds what the kernel tells of a transaction.
+	watchBuffer = 4 << 20
+	// overflowed is how long after an overflow nothing that is told matters.
+	overflowed = 100 * time.Millisecond
+)
+
 func newWatcher(table string) (*watcher, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	// Without room for a whole table of rules, a flush of one is told in part.
+	if err := c.SetReadBuffer(watchBuffer); err != nil {
+		return nil, errors.Join(fmt.Errorf("netlink: %w", err), c.Close())
 	}
 	return &watcher{table: table, conn: c, disturbed: make(chan struct{}, 1)}, nil
 }
@@ -65,12 +76,17 @@ func (k *Kernel) Watch(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	ours := false // the transaction that is being told of changes our tables
 	for {
 		messages, err := w.conn.Receive()
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, unix.ENOBUFS): // some were lost
+			w.discard()
+			if ours = false; ctx.Err() != nil {
+				return nil
+			}
 			w.disturb()
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -79,11 +95,30 @@ func (k *Kernel) Watch(ctx context.Context) error {
 			return fmt.Errorf("netlink: %w", err)
 		}
 		for _, m := range messages {
-			if w.concerns(m) {
+			if m.Header.Type != transactionEnd {
+				ours = ours || w.concerns(m)
+				continue
+			}
+			// Not before: a repair in the middle of what is told would be
+			// followed by another.
+			if ours {
 				w.disturb()
 			}
+			ours = false
 		}
 	}
+}
+
+// discard takes what is left of transactions that were told in part, among them
+// perhaps their end. The repair that follows is about all of them.
+func (w *watcher) discard() {
+	_ = w.conn.SetReadDeadline(time.Now().Add(overflowed))
+	for {
+		if _, err := w.conn.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			break
+		}
+	}
+	_ = w.conn.SetReadDeadline(time.Time{}) // the caller looks whether the end of its context came before
 }
 
 func (w *watcher) disturb() {
@@ -93,10 +128,13 @@ func (w *watcher) disturb() {
 	}
 }
 
+// transactionEnd is the last message about a transaction.
+const transactionEnd = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+
 // concerns reports whether a message tells of our tables. All of those that
 // tell of something in a table have its name in the same attribute.
 func (w *watcher) concerns(m netlink.Message) bool {
-	if m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(m.Data) < 4 {
+	if len(m.Data) < 4 {
 		return false
 	}
 	ad, err := netlink.NewAttributeDecoder(m.Data[4:])

@@ -23,6 +23,7 @@ func TestOverload(t *testing.T) {
 	if status, _ := old.do(canary); status != 200 {
 		t.Fatal(status)
 	}
+	g.record(1) // a connection writes its record after the answer, so two may come in any order
 	over.Store(true)
 	old.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
 	resp := old.response("POST")

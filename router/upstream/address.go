@@ -60,21 +60,23 @@ func (a *address) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 }
 
 // unreachable says why there is no connection, and has others tried first for
-// a while.
-func (a *address) unreachable(request context.Context, err error) *Error {
+// a while, unless it is only a mismatch.
+func (a *address) unreachable(request context.Context, err error, mismatch bool) *Error {
 	if request.Err() != nil {
 		return &Error{Kind: Canceled, Endpoint: a.name, Err: request.Err()}
 	}
-	a.downUntil.Store(time.Now().Add(downFor).UnixNano())
 	kind := Unreachable
 	var untrusted *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &untrusted):
 		kind = Unverified
 	case isTimeout(err):
-		kind = Timeout
+		kind, mismatch = Timeout, false // who is asked next would wait as long
 	}
-	return &Error{Kind: kind, dialing: true, Endpoint: a.name, Err: fmt.Errorf("connecting: %w", err)}
+	if !mismatch {
+		a.downUntil.Store(time.Now().Add(downFor).UnixNano())
+	}
+	return &Error{Kind: kind, dialing: true, mismatch: mismatch, Endpoint: a.name, Err: fmt.Errorf("connecting: %w", err)}
 }
 
 // dial opens a new connection. Every address is checked by the policy right

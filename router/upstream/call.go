@@ -211,7 +211,8 @@ func (c *call) fail(err error) *Error {
 	}
 	// A refused stream has not been looked at (RFC 9113 §8.7), unless the
 	// backend has said something before.
-	e.replay = e.Kind == Broken && c.req.Length == 0 && (refused || lost && idempotent(c.req.Method))
+	e.unseen = e.Kind == Broken && c.req.Length == 0 && refused
+	e.replay = e.unseen || e.Kind == Broken && c.req.Length == 0 && lost && idempotent(c.req.Method)
 	c.finished = true
 	c.rethrow()
 	return e

@@ -30,10 +30,16 @@ type Error struct {
 	Err      error
 	// dialing tells that no connection was made, so nothing was sent.
 	dialing bool
+	// mismatch tells that the endpoint did not suit the way in which it was
+	// spoken to: its certificate, or its protocols. That may be the fault of
+	// who said how, so it is not held against the endpoint.
+	mismatch bool
 	// replay tells that the request may be sent again on a new connection:
 	// no byte of a response came, and either nothing was sent or sending twice
 	// does no harm.
 	replay bool
+	// unseen tells that the backend has said that it did nothing with it.
+	unseen bool
 }
 
 // Error implements error.

@@ -9,18 +9,32 @@ import (
 // takes it out of the balance for a while; then one request is tried, and one
 // more failure takes it out again, for longer.
 type health struct {
-	failures  atomic.Int32 // in a row
+	failures  atomic.Int32 // in a row; not 0 while ejections is not
 	ejections atomic.Int32 // in a row
 	// outUntil is until when others go first, UnixNano; 0: it is in.
 	outUntil atomic.Int64
+	// trialUntil is until when the outcome of the trial is waited for, UnixNano.
+	trialUntil atomic.Int64
 }
 
 // maxEjections bounds how many times EjectTime an ejection grows to.
 const maxEjections = 10
 
+// out reports whether others go first, so also during the trial.
 func (h *health) out() bool {
 	until := h.outUntil.Load()
-	return until != 0 && time.Now().UnixNano() < until
+	return until != 0 && time.Now().UnixNano() < max(until, h.trialUntil.Load())
+}
+
+// begin takes note of a request. The first one after an ejection is the trial.
+func (h *health) begin(patience time.Duration) {
+	until := h.outUntil.Load()
+	if until == 0 {
+		return
+	}
+	if now := time.Now(); now.UnixNano() >= until {
+		h.trialUntil.CompareAndSwap(0, now.Add(patience).UnixNano())
+	}
 }
 
 // good takes the news of a request that went well.
@@ -29,6 +43,7 @@ func (h *health) good() {
 		h.failures.Store(0)
 		h.ejections.Store(0)
 		h.outUntil.Store(0)
+		h.trialUntil.Store(0)
 	}
 }
 
@@ -36,19 +51,31 @@ func (h *health) good() {
 func (p *Pool) judge(l *live, t *Target, resp *Response, err *Error) {
 	h := &t.addr.health
 	switch {
-	case err != nil && (err.Kind == Canceled || err.Kind == BodyFailed || err.Kind == Overloaded):
-		return // says nothing about the endpoint
+	case err != nil && (err.mismatch || err.Kind == Canceled || err.Kind == BodyFailed || err.Kind == Overloaded):
+		// It says nothing about the endpoint. The next request may tell.
+		h.trialUntil.Store(0)
 	case err == nil && !failing(resp.Head.Status):
 		h.good()
+	case p.reg.opts.EjectAfter > 0:
+		p.fault(l, t)
+	}
+}
+
+// fault takes note of a failure.
+func (p *Pool) fault(l *live, t *Target) {
+	h, after := &t.addr.health, int32(p.reg.opts.EjectAfter)
+	if h.failures.Add(1) < after || time.Now().UnixNano() < h.outUntil.Load() {
 		return
 	}
-	after := int32(p.reg.opts.EjectAfter)
-	if after < 0 || h.failures.Add(1) < after || h.out() || !p.mayEject(l) {
+	p.ejecting.Lock() // or several at once would each see that there is room
+	defer p.ejecting.Unlock()
+	if !l.mayEject(t) {
 		return
 	}
-	h.failures.Store(after - 1) // the next one is a trial
+	h.failures.Store(after) // the next one is a trial
 	times := min(h.ejections.Add(1), maxEjections)
 	h.outUntil.Store(time.Now().Add(time.Duration(times) * p.reg.opts.EjectTime).UnixNano())
+	h.trialUntil.Store(0)
 	p.reg.stats.ejections.Add(1)
 }
 
@@ -58,7 +85,13 @@ func failing(status int) bool { return status == 502 || status == 503 || status 
 
 // mayEject keeps half of the endpoints in the balance, whatever they answer: if
 // more fail, it is not the endpoints.
-func (p *Pool) mayEject(l *live) bool { return 2*(l.ejected()+1) <= len(l.targets) }
+func (l *live) mayEject(t *Target) bool {
+	others := l.ejected()
+	if t.addr.health.out() { // on trial
+		others--
+	}
+	return 2*(others+1) <= len(l.targets)
+}
 
 func (l *live) ejected() (n int) {
 	for _, t := range l.targets {

@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/portico-ingress/portico/router/wire"
 	"github.com/portico-ingress/portico/test/backend"
 )
 
@@ -109,6 +111,55 @@ func TestEjectedEndpointComesBack(t *testing.T) {
 	}
 }
 
+// TestTrial: an ejection ends with one request, of which the others wait to hear,
+// and what it shows counts, however few failures eject.
+func TestTrial(t *testing.T) {
+	p := pool(t, Options{EjectAfter: 1, EjectTime: time.Hour}, backend.Serve(t, backend.OK("a")), backend.Serve(t, backend.OK("b")))
+	l := p.live.Load()
+	target := l.targets[0]
+	h := &target.addr.health
+	fails, answers, gone := &Error{Kind: Broken}, &Response{Head: &wire.ResponseHead{Status: 200}}, &Error{Kind: Canceled}
+	elapse := func() { h.outUntil.Store(time.Now().UnixNano()) }
+	for _, step := range []struct {
+		name      string
+		do        func()
+		out       bool
+		ejections int32
+	}{
+		{"a failure", func() { p.judge(l, target, nil, fails) }, true, 1},
+		{"one of before", func() { p.judge(l, target, nil, fails) }, true, 1},
+		{"time", elapse, false, 1},
+		{"the trial", func() { h.begin(time.Hour) }, true, 1},
+		{"is cancelled", func() { p.judge(l, target, nil, gone) }, false, 1},
+		{"the next trial", func() { h.begin(time.Hour) }, true, 1},
+		{"fails", func() { p.judge(l, target, nil, fails) }, true, 2},
+		{"time again", elapse, false, 2},
+		{"a trial", func() { h.begin(time.Hour) }, true, 2},
+		{"goes well", func() { p.judge(l, target, answers, nil) }, false, 0},
+		{"a request", func() { h.begin(time.Hour) }, false, 0},
+	} {
+		if step.do(); h.out() != step.out || h.ejections.Load() != step.ejections {
+			t.Errorf("%s: out %t, %d ejections", step.name, h.out(), h.ejections.Load())
+		}
+	}
+}
+
+// TestEjectionsAtOnce: many failures at the same time take no more than half out.
+func TestEjectionsAtOnce(t *testing.T) {
+	for range 50 {
+		p := pool(t, Options{EjectAfter: 1, EjectTime: time.Hour}, backend.Serve(t, backend.OK("a")), backend.Serve(t, backend.OK("b")))
+		l := p.live.Load()
+		var wg sync.WaitGroup
+		for _, target := range l.targets {
+			wg.Go(func() { p.judge(l, target, nil, &Error{Kind: Broken}) })
+		}
+		wg.Wait()
+		if n := p.Ejected(); n != 1 {
+			t.Fatalf("%d of 2 are ejected", n)
+		}
+	}
+}
+
 func TestRetryBudget(t *testing.T) {
 	var b retryBudget
 	b.balance.Store(retryInitial)
@@ -151,6 +202,30 @@ func TestRetriesEnd(t *testing.T) {
 	defer mu.Unlock()
 	if s := p.reg.Stats(); asked < 200 || asked > 200+10+40 || s.RetriesDenied == 0 || int(s.Retries) != asked-200 {
 		t.Errorf("asked %d times for 200 requests: %+v", asked, s)
+	}
+}
+
+// TestLostSessionsEnd is TestRetriesEnd for backends that take HTTP/2.
+func TestLostSessionsEnd(t *testing.T) {
+	var asked atomic.Int64
+	var lost []*backend.Server
+	for range 3 {
+		_, srv := frames(t, Options{}, nil, func(p *peer) {
+			if _, ok := p.request(); ok {
+				asked.Add(1)
+			}
+		})
+		lost = append(lost, srv)
+	}
+	p := pool(t, Options{EjectAfter: -1}, lost...)
+	for range 200 {
+		if got, err := get(t, p, onH2(simple())); err == nil {
+			t.Fatalf("%q", got)
+		}
+	}
+	// A request may also be lost between the backend's last read and its end.
+	if s := p.reg.Stats(); asked.Load() > 200+10+40 || s.RetriesDenied == 0 || s.Retries > 10+40 {
+		t.Errorf("asked %d times for 200 requests: %+v", asked.Load(), s)
 	}
 }
 

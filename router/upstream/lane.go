@@ -3,10 +3,10 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,17 +19,12 @@ type lane struct {
 
 	idle     []*conn // HTTP/1.1 connections without a request, the longest unused first
 	sessions []*session
-	dialing  *dialing // of a session; nil: none is under way
-	retired  bool     // nobody needs unused connections any more
+	dialing  bool         // a session is under way
+	seekers  []seeker     // requests that wait for room on a session, in their order
+	seeking  atomic.Int32 // how many seekers there are, for those without the lock
+	retired  bool         // nobody needs unused connections any more
 	reaper   *time.Timer
 	lastPut  time.Time
-}
-
-// dialing is one attempt to get a session, which several requests wait for.
-type dialing struct {
-	done chan struct{} // closed at the end; guards the following
-	err  *Error
-	last *session // of a lane that is retired: for those who wait, and nobody else
 }
 
 // lane returns the lane of a way, a new one if need be. names are the Service's.
@@ -97,6 +92,7 @@ func (l *lane) retire() {
 		go s.leave() // it has a lock of its own
 	}
 	l.sessions = nil
+	l.callNext()
 }
 
 // take returns an unused connection that is still good, the most recently used
@@ -169,7 +165,7 @@ func (l *lane) reap() {
 // dissolve forgets a lane without connections. Who still holds it has its
 // connections closed after use. a.mu is held.
 func (l *lane) dissolve() {
-	if l.addr.lanes[l.way] == l && len(l.idle) == 0 && len(l.sessions) == 0 && l.dialing == nil {
+	if l.addr.lanes[l.way] == l && len(l.idle) == 0 && len(l.sessions) == 0 && !l.dialing {
 		l.retired = true
 		delete(l.addr.lanes, l.way)
 	}
@@ -181,14 +177,16 @@ func (l *lane) dial(request context.Context) (nc net.Conn, remote netip.AddrPort
 	ctx, cancel := context.WithTimeout(request, a.reg.opts.Timeouts.Connect)
 	defer cancel()
 	nc, remote, err := a.dial(ctx)
-	if err == nil && l.tls != nil {
-		nc, err = l.handshake(ctx, nc)
+	if err != nil {
+		return nil, remote, a.unreachable(request, err, false)
 	}
-	if err == nil {
-		a.downUntil.Store(0)
-		return nc, remote, nil
+	if l.tls != nil {
+		if nc, err = l.handshake(ctx, nc); err != nil {
+			return nil, remote, a.unreachable(request, err, true)
+		}
 	}
-	return nil, remote, a.unreachable(request, err)
+	a.downUntil.Store(0)
+	return nc, remote, nil
 }
 
 func (l *lane) handshake(ctx context.Context, nc net.Conn) (net.Conn, error) {
@@ -207,105 +205,4 @@ func (l *lane) connect(request context.Context) (*conn, *Error) {
 		return nil, err
 	}
 	return newConn(l, nc, remote), nil
-}
-
-// maxDials bounds how many new sessions one request waits for: others may have
-// filled them, or the backend may end each at once.
-const maxDials = 16
-
-// stream begins a request on a session that has room for it, on a new one if
-// need be. Requests that find none wait for one and the same new session.
-func (l *lane) stream(ctx context.Context, req *Request) (*call, *Error) {
-	var d *dialing
-	for range maxDials {
-		sessions, underWay := l.sessionsOrDial()
-		if d != nil && d.last != nil {
-			sessions = []*session{d.last}
-		}
-		for _, s := range sessions {
-			if c := s.begin(ctx, req); c != nil {
-				return c, nil
-			}
-		}
-		if d = underWay; d == nil {
-			d = l.startDialing(len(sessions))
-		}
-		select {
-		case <-d.done:
-			if d.err != nil {
-				e := *d.err // several requests have it
-				return nil, &e
-			}
-		case <-ctx.Done():
-			return nil, &Error{Kind: Canceled, Endpoint: l.addr.name, Err: context.Cause(ctx)}
-		}
-	}
-	return nil, &Error{Kind: Broken, Endpoint: l.addr.name, dialing: true, Err: errors.New("no HTTP/2 connection has room for the request")}
-}
-
-// sessionsOrDial returns the sessions there are, in a slice that is never
-// written, and the dialing under way.
-func (l *lane) sessionsOrDial() ([]*session, *dialing) {
-	l.addr.mu.Lock()
-	defer l.addr.mu.Unlock()
-	return l.sessions, l.dialing
-}
-
-// startDialing gets a new session, unless one came since there were n.
-func (l *lane) startDialing(n int) *dialing {
-	l.addr.mu.Lock()
-	defer l.addr.mu.Unlock()
-	switch {
-	case l.dialing != nil:
-		return l.dialing
-	case len(l.sessions) > n:
-		d := &dialing{done: make(chan struct{})}
-		close(d.done)
-		return d
-	}
-	d := &dialing{done: make(chan struct{})}
-	l.dialing = d
-	go l.dialSession(d)
-	return d
-}
-
-// dialSession is not any request's own: the others that wait would lose theirs
-// when that one is cancelled.
-func (l *lane) dialSession(d *dialing) {
-	ctx, cancel := context.WithTimeout(context.Background(), l.addr.reg.opts.Timeouts.Connect)
-	defer cancel()
-	// ctx is no request's: its end would pass for that of a client.
-	nc, remote, err := l.dial(context.Background())
-	var s *session
-	if err == nil {
-		s = newSession(l, nc, remote)
-		if cause := s.settled(ctx); cause != nil {
-			s.lose(cause)
-			s, err = nil, l.addr.unreachable(context.Background(), cause)
-		}
-	}
-	a := l.addr
-	a.mu.Lock()
-	d.err, l.dialing = err, nil
-	switch {
-	case s == nil:
-		l.dissolve()
-	case l.retired:
-		d.last = s
-		go s.expire()
-	default:
-		l.sessions = append(l.sessions[:len(l.sessions):len(l.sessions)], s)
-	}
-	a.mu.Unlock()
-	close(d.done)
-}
-
-// drop takes a session off the list.
-func (l *lane) drop(s *session) {
-	l.addr.mu.Lock()
-	defer l.addr.mu.Unlock()
-	if i := slices.Index(l.sessions, s); i >= 0 {
-		l.sessions = slices.Concat(l.sessions[:i], l.sessions[i+1:])
-		l.dissolve()
-	}
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,6 +15,7 @@ type Pool struct {
 	reg      *Registry
 	budget   retryBudget
 	spilled  atomic.Uint64 // requests that went elsewhere than the balancer wanted
+	ejecting sync.Mutex    // held while an endpoint is taken out of the balance
 	// live is replaced as a whole by Registry.Set, never nil. A request loads
 	// it once, so a change disturbs nobody.
 	live atomic.Pointer[live]

@@ -121,7 +121,8 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 			break
 		}
 		tried[n] = t
-		resp, err := t.addr.lane(&w, l.state.Names).roundTrip(ctx, req)
+		t.addr.health.begin(p.reg.opts.EjectTime)
+		resp, err := p.roundTrip(ctx, t.addr.lane(&w, l.state.Names), req)
 		p.judge(l, t, resp, err)
 		if err == nil {
 			resp.Attempts = n + 1
@@ -150,7 +151,7 @@ func (p *Pool) mayRepeat() bool {
 }
 
 // roundTrip uses an old connection if there is one, else a new one.
-func (l *lane) roundTrip(ctx context.Context, req *Request) (resp *Response, err *Error) {
+func (p *Pool) roundTrip(ctx context.Context, l *lane, req *Request) (resp *Response, err *Error) {
 	if err := l.addr.enter(ctx); err != nil {
 		return nil, err
 	}
@@ -160,7 +161,7 @@ func (l *lane) roundTrip(ctx context.Context, req *Request) (resp *Response, err
 		}
 	}()
 	if l.way.protocol.HTTP2() {
-		return l.streamTrip(ctx, req)
+		return p.streamTrip(ctx, l, req)
 	}
 	if c := l.take(ctx); c != nil {
 		if resp, err = c.exchange(ctx, req); err == nil || !err.replay {
@@ -175,15 +176,17 @@ func (l *lane) roundTrip(ctx context.Context, req *Request) (resp *Response, err
 }
 
 // streamTrip is roundTrip on HTTP/2. A connection may come to its end while a
-// stream is opened on it: then there is one more try.
-func (l *lane) streamTrip(ctx context.Context, req *Request) (*Response, *Error) {
+// stream is opened on it: then there is one more try. It is free only if the
+// backend did nothing with the first: a connection that is lost takes all its
+// requests with it, and one of them may be the reason.
+func (p *Pool) streamTrip(ctx context.Context, l *lane, req *Request) (*Response, *Error) {
 	for last := false; ; last = true {
 		c, err := l.stream(ctx, req)
 		if err != nil {
 			return nil, err
 		}
 		resp, err := c.exchange()
-		if err == nil || !err.replay || last {
+		if err == nil || !err.replay || last || !err.unseen && !p.mayRepeat() {
 			return resp, err
 		}
 	}

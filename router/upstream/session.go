@@ -87,6 +87,9 @@ func (s *session) settled(ctx context.Context) error {
 // begin opens a stream, or returns nil if there is no room for it.
 func (s *session) begin(ctx context.Context, req *Request) *call {
 	fresh := s.lane.addr.key.host == "" || s.current(ctx)
+	if !fresh && ctx.Err() != nil {
+		return nil // the client did not wait for the answer
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !fresh {
@@ -163,6 +166,9 @@ func (s *session) feed(p []byte) (int, error) {
 
 // rest notes that no stream is open any more. mu is held.
 func (s *session) rest(now time.Time) {
+	if s.lane.seeking.Load() > 0 && s.conn.CanOpen() {
+		go s.lane.next() // which has a lock that is taken first
+	}
 	if s.conn.Streams() > 0 {
 		return
 	}

@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -480,6 +482,97 @@ func TestStreamLimit(t *testing.T) {
 }
 
 // TestUploadsRespectWindows: no byte more than the backend has room for.
+// TestSessionLimit: a backend that takes one request at a time gets as many
+// connections as are bearable; the rest wait for those, in line. Who waits too
+// long goes elsewhere, and the endpoint is not thought to be broken.
+func TestSessionLimit(t *testing.T) {
+	release := make(chan struct{})
+	var begun atomic.Int64
+	p, srv := frames(t, Options{EjectAfter: 1}, []http2.Setting{{ID: http2.SettingMaxConcurrentStreams, Val: 1}}, func(p *peer) {
+		for {
+			id, more := p.request()
+			if !more {
+				return
+			}
+			begun.Add(1)
+			<-release
+			p.head(id, false, ":status", "200")
+			_ = p.WriteData(id, true, []byte("ok"))
+		}
+	})
+	const all = maxSessions + 100
+	results := make(chan error, all)
+	for range all {
+		go func() {
+			got, err := get(t, p, onH2(simple()))
+			if err == nil && got != "ok" {
+				err = errors.New(got)
+			}
+			results <- err
+		}()
+	}
+	a := p.live.Load().targets[0].addr
+	l := a.lane(&way{protocol: policy.GRPC}, nil)
+	for begun.Load() != maxSessions || l.seeking.Load() != all-maxSessions {
+		runtime.Gosched()
+	}
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.stream(impatient, simple()); err == nil || err.Kind != Canceled {
+		t.Errorf("cancelled: %v", err)
+	}
+	past := make(chan time.Time)
+	close(past)
+	if _, err := l.listen(t.Context(), l.join(false), past); err == nil || err.Kind != Overloaded || !err.dialing {
+		t.Errorf("too long: %v", err)
+	}
+	close(release)
+	for range all {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if srv.Conns() != maxSessions || l.seeking.Load() != 0 || a.down() || p.reg.Stats().Overloaded != 1 {
+		t.Errorf("%d connections, %d in line, down: %t, %+v", srv.Conns(), l.seeking.Load(), a.down(), p.reg.Stats())
+	}
+}
+
+// TestSessionsEndAtOnce: a backend that ends each connection as soon as it is
+// made is given up.
+func TestSessionsEndAtOnce(t *testing.T) {
+	p, srv := frames(t, Options{}, nil, func(p *peer) { _ = p.WriteGoAway(0, http2.ErrCodeNo, nil); p.until(http2.FrameGoAway) })
+	_, err := p.Do(t.Context(), onH2(simple()))
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != Broken && e.Kind != Unreachable || srv.Conns() > 2*maxDials {
+		t.Errorf("%v, %d connections", err, srv.Conns())
+	}
+}
+
+// TestImpatientClientEndsNoSession: who leaves while a name is looked up takes
+// nothing from the others.
+func TestImpatientClientEndsNoSession(t *testing.T) {
+	p, _ := frames(t, Options{}, nil, (*peer).ok)
+	if got, err := get(t, p, onH2(simple())); got != "ok" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	a := p.live.Load().targets[0].addr
+	a.key.host = "web.example" // as if it had been found by a name
+	l := a.lane(&way{protocol: policy.GRPC}, nil)
+	a.mu.Lock()
+	s := l.sessions[0]
+	a.mu.Unlock()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if c := s.begin(gone, simple()); c != nil {
+		t.Error("a stream was begun")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving {
+		t.Error("the session leaves")
+	}
+}
+
 func TestUploadsRespectWindows(t *testing.T) {
 	const window = 1000
 	over := make(chan int, 1)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -100,6 +101,52 @@ func TestTLS(t *testing.T) {
 				if tc.want == "" && (!errors.As(err, &e) || e.Kind != tc.kind) || tc.want != "" && (got != tc.want || err != nil) {
 					t.Errorf("%q, %v", got, err)
 				}
+			}
+		})
+	}
+}
+
+// TestMismatch: a route that speaks to an endpoint in a way that does not suit it
+// takes it from no other route.
+func TestMismatch(t *testing.T) {
+	ours, theirs := testcert.New(t), testcert.New(t)
+	cert, key := ours.Leaf("web.shop.svc")
+	secure := func() netip.AddrPort {
+		return tlsBackend(t, &tls.Config{Certificates: []tls.Certificate{keyPair(t, cert, key)}}, whoami)
+	}
+	plain := backend.Serve(t, func(c *backend.Conn) { _ = c.Send("HTTP/1.1 400 Bad Request\r\n\r\n") })
+	t.Cleanup(plain.Close)
+	another := backend.Serve(t, backend.OK("another"))
+	t.Cleanup(another.Close)
+	for name, tc := range map[string]struct {
+		addr netip.AddrPort
+		way  policy.Backend
+		kind Kind
+	}{
+		"wrong CA":      {secure(), policy.Backend{Protocol: policy.HTTPS, Secret: caRef}, Unverified},
+		"wrong CA h2":   {secure(), policy.Backend{Protocol: policy.GRPCS, Secret: caRef}, Unverified},
+		"TLS to none":   {plain.Addr, policy.Backend{Protocol: policy.HTTPS}, Unreachable},
+		"HTTP/2 to 1.1": {plain.Addr, policy.Backend{Protocol: policy.GRPC}, Unreachable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t, Options{EjectAfter: 1})
+			s := ready(tc.addr, another.Addr)
+			s.Names = []string{"web.shop.svc"}
+			r.Set(web, s)
+			r.SetCredentials(SecretRef{"shop", caRef}, credentials(t, theirs))
+			target := r.Pool(web).live.Load().targets[0]
+			w, _ := r.Pool(web).way(r.Pool(web).live.Load(), &tc.way)
+			for range 3 {
+				req := simple()
+				req.Backend = tc.way
+				_, err := r.Pool(web).roundTrip(t.Context(), target.addr.lane(&w, s.Names), req)
+				r.Pool(web).judge(r.Pool(web).live.Load(), target, nil, err)
+				if err == nil || err.Kind != tc.kind || !err.dialing {
+					t.Errorf("%v", err)
+				}
+			}
+			if target.addr.down() {
+				t.Error("the endpoint is passed over")
 			}
 		})
 	}

@@ -766,14 +766,14 @@ func TestThousandAtOnce(t *testing.T) {
 					return
 				}
 				if b, err := io.ReadAll(resp.Body); err != nil || string(b) != want {
-					t.Errorf("h2 %d: %d bytes, %v", i, len(b), err)
+					t.Errorf("h2 %d: %d bytes, %v: %.120q", i, len(b), err, b)
 				}
 				return
 			}
 			c := g.dial()
 			defer c.Close()
 			if _, body := c.do("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: " + strconv.Itoa(len(want)) + "\r\n\r\n" + want); body != want {
-				t.Errorf("h1 %d: %d bytes", i, len(body))
+				t.Errorf("h1 %d: %d bytes: %.120q", i, len(body), body)
 			}
 		})
 	}

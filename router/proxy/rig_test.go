@@ -122,7 +122,7 @@ func newRig(t testing.TB, play func(*backend.Conn), change ...func(*Options)) *r
 	g.backend = backend.Serve(t, play)
 	g.reg = upstream.NewRegistry(upstream.Options{
 		Policy:   upstream.DialPolicy{AllowLoopback: true},
-		Timeouts: upstream.Timeouts{Head: patience, Stall: patience},
+		Timeouts: upstream.Timeouts{Connect: patience, Head: patience, Stall: patience},
 	})
 	g.reg.Set(webKey, &upstream.State{Endpoints: []upstream.Endpoint{{Addr: g.backend.Addr, Ready: true}}})
 	g.pool = g.reg.Pool(webKey)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -95,6 +96,9 @@ type Controller struct {
 	served  map[router.Key]entry
 	refs    *references
 
+	// classless says why no class is ours, nil if one is. The worker writes it.
+	classless atomic.Pointer[string]
+
 	primed chan struct{} // closed when the first complete picture has been handed over
 }
 
@@ -157,7 +161,22 @@ func (c *Controller) readClasses(ctx context.Context) error {
 		all[i] = &list.Items[i]
 	}
 	c.classes = translate.NewClasses(c.opts.Translate, all)
+	c.noteMissingClass(c.classes.Missing())
 	return nil
+}
+
+// noteMissingClass tells that no class is ours, which no Ingress would: those of
+// other classes are none of our business.
+func (c *Controller) noteMissingClass(why string) {
+	last := c.classless.Load()
+	switch {
+	case why == "" && last != nil:
+		c.classless.Store(nil)
+		c.opts.Log.Info("there is an IngressClass to serve", "classes", c.classes.Names())
+	case why != "" && (last == nil || *last != why):
+		c.classless.Store(&why)
+		c.opts.Log.Info("there is no IngressClass to serve", "reason", why)
+	}
 }
 
 func (c *Controller) reconcileIngress(ctx context.Context, name types.NamespacedName) error {

@@ -36,14 +36,17 @@ func (c *Controller) Ready() []Check {
 			if why := c.opts.Watches.why(s.object); why != "" {
 				check.Detail += ": " + why
 			}
+		} else if why := c.classless.Load(); why != nil && s.name == "ingressclasses" {
+			check.Detail = *why
 		}
 		checks = append(checks, check)
 	}
-	checks = append(checks, c.secrets.checks()...)
+	released := c.opts.Publisher.Snapshot() != nil
+	checks = append(checks, c.secrets.checks(released)...)
 	if c.opts.Apiserver != nil {
 		checks = append(checks, c.opts.Apiserver.check())
 	}
-	table := Check{Name: "table", Ready: c.opts.Publisher.Snapshot() != nil}
+	table := Check{Name: "table", Ready: released}
 	if !table.Ready {
 		table.Detail = "the first table has not been published"
 	}
@@ -51,7 +54,9 @@ func (c *Controller) Ready() []Check {
 }
 
 // checks tells of every scope, and of the Secrets watched by name together.
-func (s *secrets) checks() []Check {
+// Once a table is served those only degrade: Ingresses that anybody makes decide
+// what they are, and they come to all replicas at once.
+func (s *secrets) checks(released bool) []Check {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var checks []Check
@@ -70,7 +75,9 @@ func (s *secrets) checks() []Check {
 		checks = append(checks, check)
 	}
 	if len(s.named) > 0 {
-		checks = append(checks, s.namedCheck())
+		named := s.namedCheck()
+		named.Ready = named.Ready || released
+		checks = append(checks, named)
 	}
 	return checks
 }

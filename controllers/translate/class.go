@@ -54,6 +54,26 @@ func (c *Classes) Names() []string {
 	return names
 }
 
+// Missing says in words why no Ingress of any class is served, and what to do;
+// empty if there is a class that is ours, or none is needed.
+func (c *Classes) Missing() string {
+	if c.opts.WatchWithoutClass || len(c.Names()) > 0 {
+		return ""
+	}
+	names := c.opts.controllerNames()
+	there := "there is none at all"
+	if len(c.controllers) > 0 {
+		var all []string
+		for name, controller := range c.controllers {
+			all = append(all, fmt.Sprintf("%s (%s)", name, controller))
+		}
+		slices.Sort(all)
+		there = "there are: " + strings.Join(all, ", ")
+	}
+	return fmt.Sprintf("no IngressClass has the controller %s, so no Ingress is served; %s; create one, or say with --controller-name which controller's classes to serve",
+		strings.Join(names, " or "), there)
+}
+
 // Foreign reports whether the class of an Ingress is ours only because a
 // controller name of another project was added to --controller-name.
 func (c *Classes) Foreign(ing *networkingv1.Ingress) bool {

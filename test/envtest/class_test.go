@@ -1,6 +1,7 @@
 package envtest_test
 
 import (
+	"strings"
 	"testing"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -70,6 +71,21 @@ func TestClassComesAndGoes(t *testing.T) {
 	if got := in.served("late.example", "/"); got != "404" {
 		t.Errorf("an Ingress of a class that does not exist is answered by %s", got)
 	}
+	foreign := c.start(func(s *settings) { s.controllers = []string{c.controller + "-late"} })
+	eventually(t, func() error {
+		ready, detail := foreign.check("ingressclasses")
+		if !ready || !strings.Contains(detail, "no IngressClass has the controller "+c.controller+"-late") || !strings.Contains(detail, c.class+" ("+c.controller+")") {
+			return errNotYet(detail)
+		}
+		return nil
+	})
+	c.newClass(late+"-foreign", c.controller+"-late")
+	eventually(t, func() error {
+		if ready, detail := foreign.check("ingressclasses"); !ready || detail != "" {
+			return errNotYet(detail)
+		}
+		return nil
+	})
 	class := c.newClass(late, c.controller)
 	in.wait("late.example", "/", "one")
 	c.delete(class)

@@ -167,7 +167,7 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 	fs.StringVar(&f.LogLevel, "log-level", "info", "debug, info or error")
 	fs.StringVar(&f.LogFormat, "log-format", d.logFormat, "json or text")
 	fs.DurationVar(&f.HandshakeTimeout, "handshake-timeout", 10*time.Second, "time for a PROXY protocol header, and for a TLS handshake")
-	fs.DurationVar(&f.DrainDelay, "drain-delay", d.drainDelay, "on SIGTERM, how long to go on accepting after readiness is off")
+	fs.DurationVar(&f.DrainDelay, "drain-delay", d.drainDelay, "on SIGTERM, how long to go on accepting: until load balancers have noticed")
 	fs.DurationVar(&f.DrainTimeout, "drain-timeout", d.drainTimeout, "on SIGTERM, how long requests in flight and tunnels may take to finish")
 	f.registerTimeouts(fs)
 	f.Limits.register(fs)

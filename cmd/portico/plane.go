@@ -133,7 +133,7 @@ func (p *plane) sources() admin.Sources {
 // runnable is a part that works until its context ends.
 type runnable interface{ Start(context.Context) error }
 
-// run serves until ctx ends, then drains: readiness goes off, connections are
+// run serves until ctx ends, then drains: /readyz says so, connections are
 // still accepted for --drain-delay, what is in flight gets --drain-timeout to
 // finish, and only then do the parts behind it stop. checks are the source's
 // conditions of readiness.
@@ -209,7 +209,7 @@ func (p *plane) startAccessLog(ctx context.Context) (flush func()) {
 
 func (p *plane) adminServers(source admin.Checks) []runnable {
 	var out []runnable
-	checks := func() []admin.Check { return append(source(), p.drain.check()) }
+	checks := func() []admin.Check { return append(source(), p.drain.checks()...) }
 	p.metrics.WatchChecks(checks)
 	if ln := p.sockets.admin; ln != nil {
 		out = append(out, admin.NewServer(ln, admin.New(p.metrics, checks), 30*time.Second, p.log.WithName("admin")))
@@ -221,7 +221,7 @@ func (p *plane) adminServers(source admin.Checks) []runnable {
 }
 
 func (p *plane) shutDown(ctx context.Context) {
-	p.log.Info("shutting down: not ready any more, still accepting", "for", p.flags.DrainDelay.String())
+	p.log.Info("shutting down: still accepting", "for", p.flags.DrainDelay.String())
 	p.drain.begin()
 	select {
 	case <-time.After(p.flags.DrainDelay):
@@ -239,7 +239,7 @@ func (p *plane) shutDown(ctx context.Context) {
 
 // drainState is how far a shutdown has come.
 type drainState struct {
-	leaving  chan struct{} // closed when readiness goes off
+	leaving  chan struct{} // closed when the shutdown begins
 	draining chan struct{} // closed by the server when it stops accepting
 }
 
@@ -249,12 +249,22 @@ func newDrainState() *drainState {
 
 func (d *drainState) begin() { close(d.leaving) }
 
-func (d *drainState) check() admin.Check {
+// checks tell of a shutdown in two steps: from the first on, nobody should begin
+// to send requests here; until the second, those who do are served. A load
+// balancer that asks itself wants the first. A kubelet must only ask for the
+// second: Kubernetes knows of the first without us, and it is to the pods that
+// are still ready that a node sends what comes for pods that are leaving
+// (KEP-1669).
+func (d *drainState) checks() []admin.Check {
+	return []admin.Check{step("shutdown", d.leaving, "shutting down"), step("listeners", d.draining, "closed")}
+}
+
+func step(name string, taken <-chan struct{}, detail string) admin.Check {
 	select {
-	case <-d.leaving:
-		return admin.Check{Name: "shutdown", Detail: "shutting down"}
+	case <-taken:
+		return admin.Check{Name: name, Detail: detail}
 	default:
-		return admin.Check{Name: "shutdown", Ready: true}
+		return admin.Check{Name: name, Ready: true}
 	}
 }
 

@@ -138,6 +138,9 @@ func TestHealth(t *testing.T) {
 		{there, "/readyz", 200, "ready\n"},
 		{there, "/readyz?verbose", 200, "[+] table\n[+] secrets[shop]: refused\nready\n"},
 		{missing, "/readyz", 503, "[-] table: none yet\nnot ready\n"},
+		{missing, "/readyz?exclude=table", 200, "ready\n"},
+		{missing, "/readyz?exclude=secrets[shop]&exclude=table&verbose", 200, "[+] table: excluded\n[+] secrets[shop]: excluded\nready\n"},
+		{missing, "/readyz?exclude=other", 503, "[-] table: none yet\nnot ready\n"},
 		{missing, "/readyz?verbose", 503, "[-] table: none yet\n[+] secrets[shop]: refused\nnot ready\n"},
 	} {
 		table = c.table

@@ -3,6 +3,7 @@ package admin
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -29,13 +30,20 @@ func New(metrics http.Handler, checks Checks) http.Handler {
 	return mux
 }
 
-// ready lists the checks that fail, and with ?verbose all of them.
+// ready lists the checks that fail, and with ?verbose all of them. As with a
+// kube-apiserver, ?exclude=NAME leaves one out.
 func ready(w http.ResponseWriter, r *http.Request, checks []Check) {
 	var b strings.Builder
 	status := http.StatusOK
-	verbose := r.URL.Query().Has("verbose")
+	query := r.URL.Query()
+	verbose := query.Has("verbose")
 	for _, c := range checks {
 		switch {
+		case slices.Contains(query["exclude"], c.Name):
+			c.Detail = "excluded"
+			if verbose {
+				line(&b, "[+]", c)
+			}
 		case !c.Ready:
 			status = http.StatusServiceUnavailable
 			line(&b, "[-]", c)

@@ -106,8 +106,11 @@ spec:
           hostPort: {{ .Values.hostPorts.https }}
           {{- end }}
         - {name: admin, containerPort: 9090}
+      # A pod that is about to go serves until its listeners close. Kubernetes
+      # tells everybody that it goes; were it not ready as well, a node without
+      # another one would drop what load balancers still send there.
       readinessProbe:
-        httpGet: {path: /readyz, port: admin}
+        httpGet: {path: "/readyz?exclude=shutdown", port: admin}
         periodSeconds: 2
         failureThreshold: 1
       livenessProbe:

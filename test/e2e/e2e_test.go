@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,6 +60,7 @@ func TestEdge(t *testing.T) {
 		t.Run("cert-manager", e.certManager)
 	}
 	t.Run("drain of a node", e.nodeDrain)
+	t.Run("traffic that stays on its node", e.localTraffic)
 	t.Run("WebSockets stay open", e.webSockets)
 	t.Run("gRPC", e.grpc)
 	t.Run("rolling update of a backend that exits at once", e.abruptBackend)
@@ -334,15 +336,25 @@ func (e *edge) saysSilent(t *testing.T, pod corev1.Pod) {
 	}
 }
 
-// uninstall upgrades to other values, and then removes what was installed.
+// uninstall upgrades to other values, and then removes what was installed. What
+// was not is left as it was, but for the addresses in the status of Ingresses:
+// also those of a class that stays, so that it is the chart's Job that removes
+// them.
 func (e *edge) uninstall(t *testing.T) {
-	e.upgrade(t, "--set", "replicas=3")
-	if got := e.kubectl(t, "", "get", "deployment", "-n", namespace, full, "-o", "jsonpath={.status.readyReplicas}"); got != "3" {
-		t.Errorf("%s replicas are ready after the upgrade", got)
+	e.upgrade(t, "--set", "replicas=2", "--set", "flags.max-header-fields=200")
+	pods := e.controllers(t)
+	if len(pods) != 2 || !slices.ContainsFunc(pods[0].Spec.Containers[0].Args, func(a string) bool { return a == "--max-header-fields=200" }) {
+		t.Errorf("%d replicas after the upgrade, with %q", len(pods), pods[0].Spec.Containers[0].Args)
 	}
+	e.kubectl(t, `{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: stays}, spec: {controller: portico.dev/ingress-controller}}`, "apply", "-f", "-")
+	e.kubectl(t, "", "create", "ingress", "stays", "--class=stays", "--rule=stays.example.test/*=shop:80")
+	e.eventually(t, "the address in the status of every Ingress", func() error { return e.allShow(t, e.balancer.String()) })
 	e.runHelm(t, "uninstall", release, "-n", namespace, "--wait")
+	if err := e.allShow(t, ""); err != nil {
+		t.Errorf("after the uninstall: %v", err)
+	}
 	e.eventually(t, "nothing that is left behind", func() error { // pods drain for a while
-		left := e.kubectl(t, "", "get", "all,ingressclasses,clusterroles,clusterrolebindings,roles,rolebindings,pdb", "-A", "-l", "app.kubernetes.io/instance="+release, "-o", "name")
+		left := e.kubectl(t, "", "get", "all,ingressclasses,clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,configmaps,leases,pdb", "-A", "-l", "app.kubernetes.io/instance="+release, "-o", "name")
 		if left != "" {
 			return fmt.Errorf("left: %s", left)
 		}

@@ -57,7 +57,15 @@ func setUp(t *testing.T) *edge {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	state := filepath.Join(dir, "cluster")
+	// Always the same folder: what a run left that was killed goes with the next.
+	state, err := cluster.StateDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	state += "-e2e"
+	if err := cluster.Down(t.Context(), state); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) // the test's own is done by now
 		defer cancel()

@@ -122,9 +122,10 @@ func (e *edge) failover(t *testing.T) {
 		e.signal(t, pod, signal)
 		gone := time.Now()
 		e.assign(t, namespace, full, e.Balancer(byte(10+i%200)))
-		e.kubectl(t, "", "create", "ingress", name, "--class=portico", "--rule="+name+".example.test/*=web:80")
+		e.kubectl(t, "", "create", "ingress", name, "--class=portico", "--rule="+name+".example.test/*="+name+":80")
 		e.eventually(t, "status by another leader", func() error { return e.allShow(t, address) })
 		took := time.Since(gone)
+		e.eventually(t, "the Event that the Service is missing", func() error { return e.toldOnce(t, name) })
 		if now, _ := e.leader(t); now == holder {
 			t.Errorf("%s leads still", holder)
 		}
@@ -143,6 +144,11 @@ func (e *edge) failover(t *testing.T) {
 			return nil
 		})
 	}
+	for i := range failovers() { // also by those who woke up
+		if err := e.toldOnce(t, fmt.Sprintf("failover-%d", i)); err != nil {
+			t.Error(err)
+		}
+	}
 	for ingress, values := range history() {
 		if again := comesBack(values); again != "" {
 			t.Errorf("the status of %s went back to %q: %q", ingress, again, values)
@@ -150,6 +156,19 @@ func (e *edge) failover(t *testing.T) {
 	}
 	e.assign(t, namespace, full, e.balancer)
 	e.eventually(t, "the address that the other tests know", func() error { return e.allShow(t, e.balancer.String()) })
+}
+
+// toldOnce is an error unless exactly one Event tells that the Service of an
+// Ingress is missing.
+func (e *edge) toldOnce(t *testing.T, ingress string) error {
+	list, err := e.client.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reason=BackendNotServable,regarding.name=" + ingress})
+	if err != nil {
+		return err
+	}
+	if n := len(list.Items); n != 1 || list.Items[0].Series != nil || list.Items[0].DeprecatedCount > 1 {
+		return fmt.Errorf("%d Events tell of Ingress %s: %+v", n, ingress, list.Items)
+	}
+	return nil
 }
 
 // wake lets a stopped leader go on, until it knows that it leads no more.

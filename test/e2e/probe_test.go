@@ -29,12 +29,14 @@ type probe struct {
 	last     error
 }
 
-func (e *edge) probe(t *testing.T) *probe {
+func (e *edge) probe(t *testing.T) *probe { return e.probeBy(t, e.dialBalancer) }
+
+func (e *edge) probeBy(t *testing.T, dial dialer) *probe {
 	ctx, end := context.WithCancel(t.Context())
 	p := &probe{end: end}
 	p.wg.Go(func() {
 		for ctx.Err() == nil {
-			_, err := e.get(t)
+			_, err := e.askBy(host, dial)
 			p.note(err)
 		}
 	})
@@ -64,6 +66,15 @@ func (p *probe) answeredSince(moment time.Time, n int) error {
 		return fmt.Errorf("fewer than %d requests in a row were answered; the last error is %v", n, p.last)
 	}
 	return nil
+}
+
+// counts ends the probe and returns how its requests ended.
+func (p *probe) counts() (answered, failed int, last error) {
+	p.end()
+	p.wg.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.answered), len(p.failed), p.last
 }
 
 // stop ends the probe and tells of the window in which connections failed.

@@ -76,25 +76,32 @@ func (e *edge) comesAndGoes(t *testing.T, app, container string) {
 	})
 }
 
-// get asks the shop.
-func (e *edge) get(t *testing.T) (pod string, err error) {
-	t.Helper()
-	return e.ask(t, host)
-}
-
 // ask sends a request over a connection of its own, and returns the pod that
 // answers.
 func (e *edge) ask(t *testing.T, host string) (pod string, err error) {
 	t.Helper()
-	return e.askAt(host, net.JoinHostPort(e.balancer.String(), "443"))
+	return e.askBy(host, e.dialBalancer)
+}
+
+// A dialer leads a connection somewhere, whatever the address says.
+type dialer func(ctx context.Context, address string) (net.Conn, error)
+
+func dialAt(ctx context.Context, address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
+}
+
+func (e *edge) dialBalancer(ctx context.Context, _ string) (net.Conn, error) {
+	return dialAt(ctx, net.JoinHostPort(e.balancer.String(), "443"))
 }
 
 func (e *edge) askAt(host, address string) (pod string, err error) {
+	return e.askBy(host, func(ctx context.Context, _ string) (net.Conn, error) { return dialAt(ctx, address) })
+}
+
+func (e *edge) askBy(host string, dial dialer) (pod string, err error) {
 	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: e.ca.Pool()},
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, address)
-		},
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return dial(ctx, address) },
 	}}
 	resp, err := client.Get("https://" + host + "/")
 	if err != nil {

@@ -26,6 +26,7 @@ var troubles = []struct {
 	name   string // and namespace, and release
 	values []string
 	look   []look
+	notes  []string // words in what helm install prints
 }{
 	{
 		name:   "no-image",
@@ -64,17 +65,33 @@ var troubles = []struct {
 			{"logs POD", []string{`"the default certificate has a problem","secret":"no-default-certificate/wildcard"`}},
 		},
 	},
+	{
+		name:   "class-clash", // see trouble
+		values: []string{"ingressClass.create=true", "ingressClass.name=class-clash"},
+		look: []look{
+			{"get pods", []string{"1/1"}},
+			{"logs POD", []string{"there is no IngressClass to serve", "class-clash (someone.else/controller)"}},
+		},
+		notes: []string{"IngressClass class-clash in this cluster has the controller someone.else/controller", "--set 'controllerNames={e2e.test/class-clash,someone.else/controller}'"},
+	},
 }
 
 // trouble: what is wrong with an installation is said where users look first.
 func (e *edge) trouble(t *testing.T) {
+	const clash = "class-clash"
+	e.kubectl(t, `{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: class-clash}, spec: {controller: someone.else/controller}}`, "apply", "-f", "-")
 	for _, x := range troubles {
 		args := slices.Concat([]string{"install", x.name, "../../charts/portico", "-n", x.name, "--create-namespace"}, values,
 			[]string{"--set", "replicas=1", "--set", "ingressClass.create=false", "--set", "controllerNames={e2e.test/" + x.name + "}"})
 		for _, value := range x.values {
 			args = append(args, "--set", value)
 		}
-		e.runHelm(t, args...)
+		out := e.runHelm(t, args...)
+		for _, words := range x.notes {
+			if !strings.Contains(out, words) {
+				t.Errorf("the notes of %s do not say %q:\n%s", x.name, words, out)
+			}
+		}
 	}
 	for _, x := range troubles {
 		t.Run(x.name, func(t *testing.T) {
@@ -87,6 +104,14 @@ func (e *edge) trouble(t *testing.T) {
 			}
 		})
 	}
+	for _, x := range troubles {
+		e.runHelm(t, "uninstall", x.name, "-n", x.name, "--no-hooks") // the one without an image has none to run
+		e.kubectl(t, "", "delete", "namespace", x.name, "--wait=false")
+	}
+	if got := e.kubectl(t, "", "get", "ingressclass", clash, "-o", "jsonpath={.spec.controller}"); got != "someone.else/controller" {
+		t.Errorf("the class of somebody else has the controller %q", got)
+	}
+	e.kubectl(t, "", "delete", "ingressclass", clash)
 	t.Run("rights taken away", e.rightsTakenAway)
 }
 

@@ -75,13 +75,20 @@ func User(t testing.TB, name string) *rest.Config {
 	return u.Config()
 }
 
+// Kubeconfig writes the configuration of an administrator into a file.
+func Kubeconfig(t testing.TB) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, env.KubeConfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // Kubectl runs the real kubectl as the administrator and returns its output.
 func Kubectl(t testing.TB, args ...string) string {
 	t.Helper()
-	config := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(config, env.KubeConfig, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config := Kubeconfig(t)
 	kubectl := filepath.Join(os.Getenv(assetsVariable), "kubectl")
 	out, err := exec.CommandContext(t.Context(), kubectl, append([]string{"--kubeconfig", config}, args...)...).CombinedOutput()
 	if err != nil {

@@ -58,6 +58,16 @@ func BenchmarkScale(b *testing.B) {
 		b.ReportMetric(first.Seconds(), "s-to-first-table")
 		b.ReportMetric(perIngress, "heap-B/ingress") // with its Service and 10 endpoints
 	})
+	in.stop()
+	b.Run("Process", func(b *testing.B) {
+		for b.Loop() {
+		}
+		c.measureProcess(b, n)
+	})
+	in = c.start(func(s *settings) { s.silent = true })
+	for in.publisher.Snapshot() == nil {
+		<-in.publisher.Changed()
+	}
 	b.Run("Ingress", func(b *testing.B) { c.measureIngress(b, in, n) })
 	b.Run("EndpointSlice", func(b *testing.B) { c.measureSlice(b, in, n) })
 }
@@ -125,10 +135,12 @@ func (c *cluster) scaleObjects(i int) []client.Object {
 	return []client.Object{svc, slice, ing}
 }
 
+// scaleEndpoints are addresses that an apiserver takes and that are never
+// connected to: requests are answered 502 where they would go.
 func scaleEndpoints(i, count int) []discoveryv1.Endpoint {
 	var out []discoveryv1.Endpoint
 	for j := range count {
-		out = append(out, ready(fmt.Sprintf("10.%d.%d.%d", 1+i>>8, i&255, 1+j)))
+		out = append(out, ready(fmt.Sprintf("0.%d.%d.%d", 1+i>>8, i&255, 1+j)))
 	}
 	return out
 }

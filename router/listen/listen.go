@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sys/unix"
 
 	"github.com/portico-ingress/portico/router/view"
 )
@@ -79,12 +82,22 @@ type Server struct {
 	opts Options
 
 	// mu protects the following.
-	mu       sync.Mutex
-	conns    map[net.Conn]struct{}
-	cut      context.CancelFunc // ends the context of every connection
-	draining bool
-	idle     chan struct{} // closed when draining and the last connection is gone
+	mu        sync.Mutex
+	conns     map[net.Conn]struct{}
+	cut       context.CancelFunc // ends the context of every connection
+	draining  bool
+	aborted   bool          // connections are closed, new ones too
+	accepting int           // listeners that accept
+	idle      chan struct{} // closed when draining, and the last listener and connection are gone
 }
+
+// Closing a socket resets the connections in its queue, which look established to
+// their clients. A drain goes on accepting for lastCall, and while there are more,
+// for at most that many times.
+const (
+	lastCall  = 50 * time.Millisecond
+	lastCalls = 20
+)
 
 // New returns a Server. It owns the sockets.
 func New(opts Options) *Server {
@@ -104,13 +117,14 @@ func (s *Server) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.abort)
 	defer stop()
 
+	errs := make(chan error, len(s.opts.Listeners))
 	s.mu.Lock()
 	s.cut = cut
-	s.mu.Unlock()
-	errs := make(chan error, len(s.opts.Listeners))
 	for _, l := range s.opts.Listeners {
+		s.accepting++
 		go func() { errs <- s.accept(connCtx, l.Socket, l.TLS) }()
 	}
+	s.mu.Unlock()
 	var first error
 	for range s.opts.Listeners {
 		if err := <-errs; err != nil && first == nil {
@@ -148,10 +162,44 @@ func (s *Server) beginDrain() {
 	s.draining = true
 	close(s.opts.Draining)
 	for _, l := range s.opts.Listeners {
-		_ = l.Socket.Close()
+		if s.accepting == 0 || !callAgain(l.Socket) {
+			_ = l.Socket.Close()
+		}
 	}
-	if len(s.conns) == 0 {
-		close(s.idle)
+	s.rest()
+}
+
+// callAgain has Accept go on for lastCall, if the listener knows how.
+func callAgain(ln net.Listener) bool {
+	d, ok := ln.(interface{ SetDeadline(time.Time) error })
+	return ok && d.SetDeadline(time.Now().Add(lastCall)) == nil
+}
+
+// waited reports whether there are connections in the queue of the socket.
+func waited(ln net.Listener) (any bool) {
+	sc, ok := ln.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		any = err == nil && n > 0
+	})
+	return any && err == nil
+}
+
+// rest notes that a drain is over, if it is. mu is held.
+func (s *Server) rest() {
+	if s.draining && s.accepting == 0 && len(s.conns) == 0 {
+		select {
+		case <-s.idle: // a listener may be last, and a connection may be
+		default:
+			close(s.idle)
+		}
 	}
 }
 
@@ -160,22 +208,33 @@ func (s *Server) abort() {
 	s.beginDrain()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.aborted = true
+	for _, l := range s.opts.Listeners {
+		_ = l.Socket.Close()
+	}
 	s.cut()
 	for c := range s.conns {
 		_ = c.Close()
 	}
 }
 
-// accept takes connections until the listener is closed. Errors of a single
+// accept takes connections until the listener is closed, or a drain's last call
+// is over. Errors of a single
 // accept, such as running out of file descriptors, pause it and do not end it.
 func (s *Server) accept(ctx context.Context, ln net.Listener, t *TLS) error {
 	const minPause, maxPause = 5 * time.Millisecond, time.Second
-	pause := minPause
+	pause, calls := minPause, 0
+	defer s.left(ln)
 	for {
 		conn, err := ln.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded): // only a drain sets one
+			if calls++; calls == lastCalls || !waited(ln) || !callAgain(ln) {
+				return nil
+			}
+			continue
 		case err != nil:
 			s.opts.Log.Error(err, "cannot accept connections; trying again", "listener", ln.Addr().String(), "pause", pause.String())
 			if !sleep(ctx, pause) {
@@ -207,10 +266,19 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// left notes that a listener accepts no more.
+func (s *Server) left(ln net.Listener) {
+	_ = ln.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accepting--
+	s.rest()
+}
+
 func (s *Server) add(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
+	if s.aborted {
 		return false
 	}
 	s.conns[c] = struct{}{}
@@ -222,9 +290,7 @@ func (s *Server) remove(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	if s.draining && len(s.conns) == 0 {
-		close(s.idle)
-	}
+	s.rest()
 }
 
 // Connections returns the number of open connections.

@@ -252,6 +252,42 @@ func TestDrainCutsNothing(t *testing.T) {
 	}
 }
 
+// TestDrainServesWhoWaits: connections that nobody has accepted when a drain
+// begins are not reset.
+func TestDrainServesWhoWaits(t *testing.T) {
+	const late = 100
+	r := &running{Server: New(Options{Listeners: []Listener{{Socket: socket(t)}}, Handler: echo{}, Log: logr.Discard()})}
+	answers := make(chan string, late)
+	for range late {
+		c, lines := dial(t, r) // established by the kernel: nobody accepts yet
+		go func() {
+			answers <- ask(t, c, lines, "late")
+			_ = c.Close()
+		}()
+	}
+	served := make(chan error, 1)
+	go func() { served <- r.Serve(t.Context()) }()
+	first := <-answers // so it accepts
+	drained := make(chan int, 1)
+	go func() { drained <- r.Drain(t.Context()) }()
+	for got, n := first, 1; ; n++ {
+		if got != "127.0.0.1|plain|late" {
+			t.Errorf("%q", got)
+		}
+		if n == late {
+			break
+		}
+		got = <-answers
+	}
+	if cut, err := <-drained, <-served; cut != 0 || err != nil {
+		t.Errorf("%d were cut, %v", cut, err)
+	}
+	if c, err := net.Dial("tcp", r.addr()); err == nil {
+		c.Close()
+		t.Error("it accepts still")
+	}
+}
+
 func TestDrainDeadline(t *testing.T) {
 	s := start(t, Options{})
 	busy, busyR := dial(t, s)

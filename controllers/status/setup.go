@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -74,9 +75,12 @@ func (t *writers) run(ctx context.Context, holds func() bool) {
 	group.Go(func() { newEvents(t.mgr.GetClient(), t.opts, holds).run(ctx) })
 	if t.publishes() {
 		group.Go(func() {
-			if err := t.writeStatus(ctx, holds); err != nil && ctx.Err() == nil {
-				t.opts.Log.Error(err, "no status is written until another election")
-			}
+			// As long as this replica leads, no other one will do it.
+			wait.UntilWithContext(ctx, func(ctx context.Context) {
+				if err := t.writeStatus(ctx, holds); err != nil && ctx.Err() == nil {
+					t.opts.Log.Error(err, "writing status ended, will begin again")
+				}
+			}, 10*time.Second)
 		})
 	}
 	group.Wait()

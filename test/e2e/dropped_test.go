@@ -45,15 +45,23 @@ func (e *edge) nodeDrain(t *testing.T) {
 	e.spread(t)
 }
 
-// spread starts the controller anew if its pods are all on one node.
+// spread moves a pod of the controller if all are on one node.
 func (e *edge) spread(t *testing.T) {
 	t.Helper()
 	pods := e.controllers(t)
-	if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Spec.NodeName != pods[0].Spec.NodeName }) {
+	crowded := pods[0].Spec.NodeName
+	if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Spec.NodeName != crowded }) {
 		return
 	}
-	e.kubectl(t, "", "rollout", "restart", "-n", namespace, "deployment/"+full)
-	e.rollout(t, "-n", namespace, "deployment/"+full)
+	e.kubectl(t, "", "cordon", crowded)
+	e.kubectl(t, "", "delete", "pod", "-n", namespace, pods[0].Name)
+	e.eventually(t, "a pod on another node", func() error {
+		if !slices.ContainsFunc(e.controllers(t), func(p corev1.Pod) bool { return p.Spec.NodeName != crowded }) {
+			return fmt.Errorf("all are on %s", crowded)
+		}
+		return nil
+	})
+	e.kubectl(t, "", "uncordon", crowded)
 }
 
 // controllers are the controller's pods that are ready and are not about to go.

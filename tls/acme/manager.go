@@ -321,13 +321,13 @@ func (m *Manager) act(ctx context.Context, w Wanted, action Action) {
 	}
 }
 
-// note remembers a failure that could not be stored, so that it is not tried
-// again at once.
+// note remembers and tells of a failure that could not be stored, so that it is
+// not tried again at once.
 func (m *Manager) note(id string, err error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	w, ok := m.wanted[id]
 	if !ok {
+		m.mu.Unlock()
 		return
 	}
 	r := m.records[id]
@@ -335,9 +335,15 @@ func (m *Manager) note(id string, err error) {
 		r = w.record()
 	}
 	r = r.clone()
+	known := r.Failures.Message
 	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error()}, nil, m.opts.Now())
 	m.records[id] = r.finish()
+	m.mu.Unlock()
 	m.opts.Metrics.failed(r.Issuer, ReasonStorage)
+	m.opts.Changed(r)
+	if r.Failures.Message != known { // it is tried again too soon to tell of each time
+		m.opts.Observe(r, Step{Reason: StepFailed, Failed: true, Message: "nothing is ordered: " + r.Failures.Message})
+	}
 }
 
 func (m *Manager) client(i *Issuer) *client {

@@ -178,7 +178,7 @@ func (p *planner) ingress(ing *networkingv1.Ingress) {
 			Remedy: "List the hosts and a secretName in spec.tls"})
 	}
 	for _, t := range translated.TLS {
-		p.entry(ing, translated.Origin, issuer, t)
+		p.entry(ing, translated.Origin, issuer, cmp.Or(why.Message, "no default issuer is configured"), t)
 	}
 }
 
@@ -214,7 +214,8 @@ func (p *planner) problem(ing *networkingv1.Ingress, field string, pr diag.Probl
 	p.plan.problems = append(p.plan.problems, pr)
 }
 
-func (p *planner) entry(ing *networkingv1.Ingress, origin router.Origin, issuer *acme.Issuer, t router.TLS) {
+// entry plans one entry; without is what to say where there is no issuer.
+func (p *planner) entry(ing *networkingv1.Ingress, origin router.Origin, issuer *acme.Issuer, without string, t router.TLS) {
 	e := entry{origin: origin, field: t.Field, secret: certstore.SecretRef{Namespace: ing.Namespace, Name: t.Secret},
 		wanted: acme.Wanted{Owner: ing.Namespace, Issuer: issuer, Names: slices.Sorted(slices.Values(t.Hosts))}}
 	refusal, ready := p.refusal(&e)
@@ -225,7 +226,7 @@ func (p *planner) entry(ing *networkingv1.Ingress, origin router.Origin, issuer 
 		p.problem(ing, t.Field, refusal)
 		e.refused = refusal.Message
 	case e.managed() && issuer == nil:
-		e.refused = "its issuer is not configured"
+		e.refused = without
 	case e.managed():
 		p.taken[e.secret] = e.wanted.ID()
 		e.wanted.Have = e.have()

@@ -19,9 +19,12 @@ import (
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
-// The storage needs get, list, watch, create, update and delete of Secrets, and
-// get, create, update and delete of Leases, in its namespace. To create and
-// update Secrets in the namespaces of Ingresses is a right of its own.
+// What the storage needs in its namespace. To create and update Secrets in the
+// namespaces of Ingresses is a right of its own, which the chart grants where it
+// is asked to.
+//
+//+kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete,namespace=portico-acme
+//+kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update;delete,namespace=portico-acme
 
 // ClusterOptions configure what New adds to a manager. All but Unwritten,
 // Identity and Metrics are required.

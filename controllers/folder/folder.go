@@ -11,12 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/portico-ingress/portico/controllers/manifest"
 	"github.com/portico-ingress/portico/controllers/translate"
@@ -53,6 +55,8 @@ type Options struct {
 	// CA issues certificates for hosts below localhost whose Secret is not
 	// among the manifests. Nil: they get the default certificate.
 	CA *localca.CA
+	// Observer is told of every load; may be nil.
+	Observer CertificateObserver
 	// Report is where faults and problems are told to the user, each once.
 	// Default: os.Stderr.
 	Report io.Writer
@@ -61,6 +65,13 @@ type Options struct {
 	Poll time.Duration
 	// Now is the clock of certificates. Default: time.Now.
 	Now func() time.Time
+}
+
+// CertificateObserver learns which certificates the manifests ask for.
+type CertificateObserver interface {
+	// Replace takes the Ingresses that are served, and what the Secrets among
+	// the manifests hold; nil: nothing of use. It must write to neither.
+	Replace(ingresses []*networkingv1.Ingress, secrets map[certstore.SecretRef]*certstore.Certificate)
 }
 
 // Source serves manifests. All its state belongs to the goroutine of Start.
@@ -207,8 +218,29 @@ func (s *Source) load(w *watcher) {
 	world := translate.All(s.opts.Translate, objects(set), s.opts.Pools...)
 	s.good = &loadedSet{set: set, world: world}
 	s.report.notices(set, world)
+	s.observe(set, world)
 	s.handOver(world)
 	s.opts.Log.V(1).Info("loaded manifests", "files", len(set.Files), "objects", set.Len(), "ingresses", len(world.Entries))
+}
+
+// observe tells of the Secrets as they are among the manifests, before the local
+// CA stands in for any.
+func (s *Source) observe(set *manifest.Set, world *translate.World) {
+	if s.opts.Observer == nil {
+		return
+	}
+	secrets := maps.Clone(world.Certificates)
+	for ref := range world.SecretProblems {
+		secrets[ref] = nil
+	}
+	classes := translate.NewClasses(s.opts.Translate, set.Classes)
+	var ours []*networkingv1.Ingress
+	for _, ing := range set.Ingresses {
+		if is, _ := classes.Ours(ing); is {
+			ours = append(ours, ing)
+		}
+	}
+	s.opts.Observer.Replace(ours, secrets)
 }
 
 // objects returns a set as translation wants it.

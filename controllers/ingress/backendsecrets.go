@@ -18,7 +18,10 @@ func (s *secrets) parse(f *feed, secret *corev1.Secret) func() {
 	ref := certstore.SecretRef{Namespace: secret.Namespace, Name: secret.Name}
 	if !f.backend {
 		cert, problem := translate.Certificate(secret)
-		return func() { s.certs.SetSecret(ref, cert, problem) }
+		return func() {
+			s.certs.SetSecret(ref, cert, problem)
+			s.told.SecretDelivered(secret, cert)
+		}
 	}
 	c, problem := translate.Credentials(secret)
 	return func() { s.setBackend(wish{ref, true}, c, problem) }
@@ -28,6 +31,7 @@ func (s *secrets) parse(f *feed, secret *corev1.Secret) func() {
 func (s *secrets) missing(w wish) {
 	if !w.backend {
 		s.certs.DeleteSecret(w.SecretRef)
+		s.told.SecretAbsent(w.SecretRef, true)
 		return
 	}
 	s.setBackend(w, nil, "it does not exist")
@@ -37,16 +41,18 @@ func (s *secrets) missing(w wish) {
 func (s *secrets) useless(w wish, why string) {
 	if !w.backend {
 		s.certs.SetSecret(w.SecretRef, nil, why)
+		s.told.SecretAbsent(w.SecretRef, false)
 		return
 	}
 	s.setBackend(w, nil, why)
 }
 
-// forget drops what is known of a Secret that nobody wants any more. Called with
-// mu held.
+// forget drops what is known of a Secret that nobody wants any more, or that
+// has to be looked for by name. Called with mu held.
 func (s *secrets) forget(w wish) {
 	if !w.backend {
 		s.certs.DeleteSecret(w.SecretRef)
+		s.told.SecretForgotten(w.SecretRef)
 		return
 	}
 	delete(s.backends, upstream.SecretRef(w.SecretRef))

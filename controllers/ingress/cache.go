@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portico-ingress/portico/controllers/translate"
 )
 
 // CacheOptions returns the options of the cache of a manager that New is
@@ -83,7 +85,8 @@ func trimMeta(m *metav1.ObjectMeta, keep func(key string) bool) {
 func meaningful(key string) bool {
 	domain, _, _ := strings.Cut(key, "/")
 	return domain == "portico.dev" || domain == "nginx.ingress.kubernetes.io" ||
-		key == networkingv1.AnnotationIsDefaultIngressClass || key == "kubernetes.io/ingress.class"
+		key == networkingv1.AnnotationIsDefaultIngressClass || key == "kubernetes.io/ingress.class" ||
+		key == translate.TLSACMEAnnotation || translate.IsCertManager(key)
 }
 
 func trimIngress(statusManager string) func(*networkingv1.Ingress) {

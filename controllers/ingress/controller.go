@@ -52,8 +52,33 @@ type Options struct {
 	Publisher *publish.Publisher
 	Registry  *upstream.Registry
 	Certs     *certstore.Store
-	Log       logr.Logger
+	// Await returns when everything else that the first table needs is
+	// there; nil: nothing else.
+	Await func(context.Context)
+	// Secrets is told what is known of Secrets; nil: nobody.
+	Secrets SecretObserver
+	Log     logr.Logger
 }
+
+// SecretObserver learns of Secrets what the certificate store does not keep. It
+// must not block, and must not write to what it is given.
+type SecretObserver interface {
+	// SecretDelivered tells of a Secret as it is now; cert is nil if it
+	// holds none.
+	SecretDelivered(s *corev1.Secret, cert *certstore.Certificate)
+	// SecretAbsent tells of a Secret that an Ingress names: it does not
+	// exist or, if it is not readable, cannot be looked for.
+	SecretAbsent(ref certstore.SecretRef, readable bool)
+	// SecretForgotten tells that nothing is known of a Secret any more.
+	SecretForgotten(ref certstore.SecretRef)
+}
+
+// nobody observes nothing.
+type nobody struct{}
+
+func (nobody) SecretDelivered(*corev1.Secret, *certstore.Certificate) {}
+func (nobody) SecretAbsent(certstore.SecretRef, bool)                 {}
+func (nobody) SecretForgotten(certstore.SecretRef)                    {}
 
 // sweepAfter is how long a pool outlives its last reference: longer than the
 // publisher gathers changes, so that no served table leads to a pool that the

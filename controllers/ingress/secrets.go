@@ -35,6 +35,7 @@ type secrets struct {
 	core  corev1client.CoreV1Interface
 	certs *certstore.Store
 	pools *upstream.Registry
+	told  SecretObserver
 	log   logr.Logger
 	first *rate.Limiter // first requests of feeds by name
 	again *rate.Limiter // requests after a refusal, of all feeds together
@@ -85,6 +86,7 @@ func newSecrets(core corev1client.CoreV1Interface, opts Options) *secrets {
 		core:  core,
 		certs: opts.Certs,
 		pools: opts.Registry,
+		told:  opts.Secrets,
 		log:   opts.Log,
 		first: rate.NewLimiter(50, 50),
 		// An attempt is at most three requests (streaming list, list,
@@ -97,6 +99,9 @@ func newSecrets(core corev1client.CoreV1Interface, opts Options) *secrets {
 		backends:  make(map[upstream.SecretRef]string),
 		onBackend: func(router.Key) {},
 		changed:   make(chan struct{}),
+	}
+	if s.told == nil {
+		s.told = nobody{}
 	}
 	s.again.Allow() // the first attempt after the first refusal waits too
 	namespaces := opts.Namespaces
@@ -260,10 +265,12 @@ func (s *secrets) removeLocked(f *feed, ref certstore.SecretRef) {
 	}
 	delete(f.have, ref)
 	w := wish{ref, f.backend}
-	s.missing(w)
-	if f.name == "" {
-		s.need(w)
+	if f.name != "" {
+		s.missing(w)
+		return
 	}
+	s.forget(w)
+	s.need(w)
 }
 
 // complete takes the news that f has delivered all there is: exactly those in

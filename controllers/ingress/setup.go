@@ -191,7 +191,10 @@ func (c *Controller) release(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	if c.secrets.settled(ctx) {
+	if c.opts.Await != nil {
+		c.opts.Await(ctx)
+	}
+	if c.secrets.settled(ctx) && ctx.Err() == nil {
 		c.logDefaultCertificate()
 		c.opts.Publisher.Release()
 	}

@@ -73,6 +73,9 @@ func (s Source) none() bool {
 func (t *writers) run(ctx context.Context, holds func() bool) {
 	var group sync.WaitGroup
 	group.Go(func() { newEvents(t.mgr.GetClient(), t.opts, holds).run(ctx) })
+	if t.opts.Also != nil {
+		group.Go(func() { t.opts.Also(ctx) })
+	}
 	if t.publishes() {
 		group.Go(func() {
 			// As long as this replica leads, no other one will do it.

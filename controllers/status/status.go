@@ -51,7 +51,10 @@ type Options struct {
 	Lease Lease
 	// Problems are what Events are written from.
 	Problems Problems
-	Log      logr.Logger
+	// Also runs while this replica is elected, until its context ends; may
+	// be nil. It must do no harm where two replicas run it for a moment.
+	Also func(context.Context)
+	Log  logr.Logger
 }
 
 // Problems is the list of everything that is known to be wrong.

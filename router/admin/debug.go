@@ -18,6 +18,7 @@ const index = `Portico
 /table          the served table, its hosts, paths and endpoints; ?format=json
 /problems       what is wrong with which object, and what to do; ?format=json
 /certificates   which certificate is served for which host; ?format=json
+/managed        certificates that Portico gets itself, and how it is getting on; ?format=json
 /debug/pprof/   profiles of this process
 `
 
@@ -30,6 +31,7 @@ func NewDebug(s Sources) http.Handler {
 	mux.HandleFunc("/table", s.table)
 	mux.HandleFunc("/problems", s.problems)
 	mux.HandleFunc("/certificates", s.certificates)
+	mux.HandleFunc("/managed", s.managed)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -109,27 +111,29 @@ func problemsText(problems []diag.Problem) string {
 	return b.String()
 }
 
-type certificateJSON struct {
+// ServedCertificate is one line of /certificates?format=json.
+type ServedCertificate struct {
 	Host      string    `json:"host"` // empty: the default certificate
 	Source    string    `json:"source"`
 	Names     []string  `json:"names"`
 	Issuer    string    `json:"issuer"`
 	NotBefore time.Time `json:"notBefore"`
 	NotAfter  time.Time `json:"notAfter"`
-	Why       string    `json:"why,omitempty"` // why it is the default certificate
+	Stapled   bool      `json:"stapled,omitempty"` // with an OCSP response
+	Why       string    `json:"why,omitempty"`     // why it is the default certificate
 }
 
 func (s Sources) certificates(w http.ResponseWriter, r *http.Request) {
 	served := s.Certs.List()
-	list := make([]certificateJSON, len(served))
+	list := make([]ServedCertificate, len(served))
 	for i, c := range served {
-		list[i] = certificateJSON{Host: c.Host, Source: c.Source, Names: c.Names(), Issuer: c.Leaf.Issuer.String(),
-			NotBefore: c.Leaf.NotBefore, NotAfter: c.Leaf.NotAfter, Why: c.Why}
+		list[i] = ServedCertificate{Host: c.Host, Source: c.Source, Names: c.Names(), Issuer: c.Leaf.Issuer.String(),
+			NotBefore: c.Leaf.NotBefore, NotAfter: c.Leaf.NotAfter, Stapled: len(c.TLS.OCSPStaple) > 0, Why: c.Why}
 	}
 	answer(w, r, list, func() string { return certificatesText(list) })
 }
 
-func certificatesText(list []certificateJSON) string {
+func certificatesText(list []ServedCertificate) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "HOST\tSOURCE\tVALID UNTIL\tNAMES\tWHY")

@@ -110,6 +110,9 @@ func (m *Metrics) Watch(s Sources) {
 // names of checks are unique.
 func (m *Metrics) WatchChecks(c Checks) { m.registry.MustRegister(&checksCollector{checks: c}) }
 
+// Register adds what others count to what is shown. Names are unique.
+func (m *Metrics) Register(c prometheus.Collector) { m.registry.MustRegister(c) }
+
 // ServeHTTP answers a scrape.
 func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.prune()

@@ -26,6 +26,8 @@ type Sources struct {
 	// AccessLogDrops returns how many lines of the access log were dropped
 	// so far; may be nil.
 	AccessLogDrops func() int64
+	// Managed returns the certificates that Portico gets itself; may be nil.
+	Managed func() []ManagedCertificate
 }
 
 // routes yields every route of a table, the global default included.

@@ -1,0 +1,50 @@
+package admin_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/portico-ingress/portico/router/admin"
+)
+
+func TestState(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	soon, past := now.Add(time.Hour), now.Add(-time.Hour)
+	for want, m := range map[string]admin.ManagedCertificate{
+		"refused":       {Refused: "not yours", Serial: "1", NotAfter: soon, Ordered: past},
+		"ordered":       {Ordered: past, Failures: 2},
+		"failed":        {Failures: 1},
+		"waiting":       {},
+		"expired":       {Serial: "1", NotAfter: past, Failures: 3},
+		"renewal fails": {Serial: "1", NotAfter: soon, Failures: 1},
+		"issued":        {Serial: "1", NotAfter: soon},
+	} {
+		if got := m.State(now); got != want {
+			t.Errorf("%+v: %s, want %s", m, got, want)
+		}
+	}
+}
+
+func TestManaged(t *testing.T) {
+	f := newFixture(t)
+	const url = "http://127.0.0.1:9091/managed"
+	has(t, admin.NewDebug(f.sources), url, "no certificates")
+	f.sources.Managed = func() []admin.ManagedCertificate {
+		return []admin.ManagedCertificate{
+			{Ingress: "shop/web", Secret: "shop/web-tls", Names: []string{"a.example", "b.example"}, Issuer: "le", Serial: "2a",
+				NotAfter: time.Date(2126, 5, 1, 0, 0, 0, 0, time.UTC), Unwritten: "it cannot be read"},
+			{Ingress: "shop/old", Secret: "shop/old-tls", Names: []string{"c.example"}, Refused: "it was made by somebody else"},
+		}
+	}
+	h := admin.NewDebug(f.sources)
+	has(t, h, url, "shop/web-tls  a.example,b.example  le      issued   2126-05-01T00:00:00Z  -     it cannot be read", "shop/old-tls  c.example            -       refused  -                     -     it was made by somebody else")
+	var list []map[string]any
+	decode(t, has(t, h, url+"?format=json"), &list)
+	if len(list) != 2 || list[0]["serial"] != "2a" || list[1]["refused"] == "" {
+		t.Errorf("%v", list)
+	}
+	if _, there := list[1]["notAfter"]; there || strings.Contains(has(t, h, url+"?format=json"), "0001-01-01") {
+		t.Errorf("times that are not known are shown: %v", list[1])
+	}
+}

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/portico-ingress/portico/controllers/certs"
 	"github.com/portico-ingress/portico/controllers/ingress"
 	"github.com/portico-ingress/portico/controllers/status"
 	"github.com/portico-ingress/portico/router/admin"
@@ -40,6 +41,7 @@ type controllerFlags struct {
 	lease         string
 	leaseIn       string
 	routing       routingFlags
+	acme          acmeFlags
 	proxy         proxyFlags
 }
 
@@ -50,7 +52,8 @@ func newController() *cobra.Command {
 		Short: "Serve the Ingresses of a Kubernetes cluster",
 		Long: `Controller follows Ingress, IngressClass, Service, EndpointSlice and Secret
 objects of a cluster and serves them. Every replica serves; one elected replica
-writes status and Events. Without --publish-service, --publish-address or
+writes status and Events, and orders the certificates that Ingresses ask the
+issuers of --acme-issuers or --acme-directory for. Without --publish-service, --publish-address or
 --publish-node-addresses no status is written.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -60,6 +63,8 @@ writes status and Events. Without --publish-service, --publish-address or
 	fs := cmd.Flags()
 	f.register(fs)
 	f.routing.register(fs)
+	f.acme.register(fs)
+	f.acme.registerCluster(fs)
 	f.proxy.register(fs, proxyDefaults{redirectPort: 443, logFormat: "json", drainDelay: 10 * time.Second, drainTimeout: 2 * time.Minute})
 	return cmd
 }
@@ -84,8 +89,12 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	r, err1 := f.routing.options()
 	o, err2 := f.proxy.options()
 	st, err3 := f.status()
-	if err := errors.Join(err1, err2, err3); err != nil {
+	issued, err4 := f.acme.certificates()
+	if err := errors.Join(err1, err2, err3, err4, f.acme.checkNamespace()); err != nil {
 		return usageError(err)
+	}
+	if issued != nil {
+		o.tokens = issued.tokens
 	}
 	log := newLogger(f.proxy.LogLevel, f.proxy.LogFormat, stderr)
 	ctrl.SetLogger(log)
@@ -104,10 +113,19 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	follows, err := ingress.New(mgr, ingress.Options{
+	opts := ingress.Options{
 		Translate: r.translate, Namespaces: f.namespaces, Watches: watches, Apiserver: apiserver, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
 		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Log: log.WithName("ingress"),
-	})
+	}
+	var certificates *certs.Cluster
+	if issued != nil {
+		if certificates, err = issued.inCluster(mgr, &f.acme, p, r, log.WithName("certificates")); err != nil {
+			return err
+		}
+		opts.Secrets, opts.Await = certificates, certificates.AwaitStored
+		p.await, st.Also = certificates.AwaitPlan, certificates.Lead
+	}
+	follows, err := ingress.New(mgr, opts)
 	if err != nil {
 		return err
 	}
@@ -118,7 +136,7 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	}
 	log.Info("starting", "version", versionNumber(), "controllerNames", f.routing.ControllerNames,
 		"http", f.proxy.HTTPAddr, "https", f.proxy.HTTPSAddr, "admin", f.proxy.AdminAddr, "debug", f.proxy.DebugAddr)
-	return p.run(ctx, follower{mgr}, readiness(follows))
+	return p.run(ctx, follower{mgr}, readiness(follows, certificates))
 }
 
 // follower is a manager that ends with its context. Waiting for caches that
@@ -142,12 +160,17 @@ func (f follower) Start(ctx context.Context) error {
 	}
 }
 
-// readiness shows the controller's conditions as the admin page takes them.
-func readiness(c *ingress.Controller) admin.Checks {
+// readiness shows the controllers' conditions as the admin page takes them.
+// certificates is nil where no issuer is configured.
+func readiness(c *ingress.Controller, certificates *certs.Cluster) admin.Checks {
 	return func() []admin.Check {
 		var checks []admin.Check
 		for _, check := range c.Ready() {
 			checks = append(checks, admin.Check(check))
+		}
+		if certificates != nil {
+			ready, detail := certificates.Ready()
+			checks = append(checks, admin.Check{Name: "certificates", Ready: ready, Detail: detail})
 		}
 		return checks
 	}

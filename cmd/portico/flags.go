@@ -17,6 +17,7 @@ import (
 	"github.com/portico-ingress/portico/router/proxy"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
@@ -177,7 +178,8 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 type proxyOptions struct {
 	trusted           view.Trust
 	proxyProtocolFrom []netip.Prefix
-	redirectPort      int // 0: the port of the HTTPS socket
+	redirectPort      int          // 0: the port of the HTTPS socket
+	tokens            *acme.Tokens // nil: no challenges are answered
 }
 
 func (f *proxyFlags) options() (*proxyOptions, error) {

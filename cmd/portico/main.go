@@ -95,6 +95,7 @@ to ready endpoints, without ever reloading.
   portico serve       from a folder of manifests, without a cluster
   portico controller  from a Kubernetes cluster
   portico explain     why a request goes where it goes
+  portico cert        which certificates are served, and how new ones get on
   portico convert     old manifests in their current form
   portico prove       that a rolling update loses no request, in your cluster
 
@@ -105,24 +106,33 @@ separated by commas.`,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(newServe(), newController(), newExplain(), newConvert(), newProve(), newClearStatus(), newVersion())
+	root.AddCommand(newServe(), newController(), newExplain(), newCert(), newConvert(), newProve(), newClearStatus(), newVersion())
 	for _, cmd := range root.Commands() {
-		describeEnv(cmd.Flags())
-		cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-			return usageError(fmt.Errorf("%w; see portico %s --help", err, c.Name()))
-		})
-		next := cmd.RunE
-		cmd.RunE = func(c *cobra.Command, args []string) error {
-			if err := readEnv(c.Flags(), os.LookupEnv); err != nil {
-				return usageError(err)
-			}
-			return next(c, args)
-		}
-		if args := cmd.Args; args != nil {
-			cmd.Args = func(c *cobra.Command, a []string) error { return usageError(args(c, a)) }
+		prepare(cmd)
+		for _, sub := range cmd.Commands() {
+			prepare(sub)
 		}
 	}
 	return root
+}
+
+// prepare has a command read its flags from the environment too, and end with
+// exitUsage where it is used wrongly.
+func prepare(cmd *cobra.Command) {
+	describeEnv(cmd.Flags())
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError(fmt.Errorf("%w; see %s --help", err, c.CommandPath()))
+	})
+	next := cmd.RunE
+	cmd.RunE = func(c *cobra.Command, args []string) error {
+		if err := readEnv(c.Flags(), os.LookupEnv); err != nil {
+			return usageError(err)
+		}
+		return next(c, args)
+	}
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(c *cobra.Command, a []string) error { return usageError(args(c, a)) }
+	}
 }
 
 // noArgs refuses arguments where files are named by a flag.

@@ -16,6 +16,7 @@ import (
 	"github.com/portico-ingress/portico/router/proxy"
 	"github.com/portico-ingress/portico/router/publish"
 	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
@@ -35,6 +36,11 @@ type plane struct {
 	engine    *proxy.Engine
 	server    *listen.Server
 	drain     *drainState
+	tokens    *acme.Tokens // nil: no challenges are answered
+	// managed and await are set before run, or stay nil: what certificates
+	// are shown on the pages, and what is waited for after the first table.
+	managed func() []admin.ManagedCertificate
+	await   func(context.Context)
 }
 
 // accessLogLines is how many lines of the access log may wait for a slow
@@ -45,7 +51,7 @@ const accessLogLines = 8192
 // backends on loopback addresses. It changes o and r: the port to redirect to and
 // the addresses that must never be a backend are known only now.
 func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, accessLog io.Writer, log logr.Logger) (*plane, error) {
-	p := &plane{flags: flags, log: log, metrics: admin.NewMetrics(), drain: newDrainState()}
+	p := &plane{flags: flags, log: log, metrics: admin.NewMetrics(), drain: newDrainState(), tokens: o.tokens}
 	var err error
 	if p.sockets, err = openSockets(flags); err != nil {
 		return nil, err
@@ -72,11 +78,15 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 		p.accessLog = proxy.NewAccessLog(accessLog, accessLogLines)
 		observers = append(observers, p.accessLog)
 	}
-	p.engine = proxy.New(flags.Limits.proxy(proxy.Options{
+	engine := proxy.Options{
 		Snapshots: p.publisher, Observer: observers, Log: log.WithName("proxy"),
 		TrustedProxies: o.trusted, AllowUnderscores: flags.AllowUnderscores, HTTPSPort: o.redirectPort,
 		Timeouts: flags.Timeouts, Draining: p.drain.draining, Overloaded: p.memory.Overloaded,
-	}))
+	}
+	if p.tokens != nil {
+		engine.Challenges = p.tokens
+	}
+	p.engine = proxy.New(flags.Limits.proxy(engine))
 	p.server = listen.New(p.listenOptions(o))
 	log.V(1).Info("listening", "addresses", p.sockets.addrs())
 	r.translate.CheckAddr = p.policy.Check
@@ -109,8 +119,12 @@ func (p *plane) listenOptions(o *proxyOptions) listen.Options {
 		opts.Listeners = append(opts.Listeners, listen.Listener{Socket: p.sockets.http})
 	}
 	if p.sockets.https != nil {
+		config := p.certs.ServerConfig(certstore.DefaultPolicy)
+		if p.tokens != nil {
+			config.GetConfigForClient = p.tokens.ServerConfig
+		}
 		opts.Listeners = append(opts.Listeners, listen.Listener{Socket: p.sockets.https, TLS: &listen.TLS{
-			Config: p.certs.ServerConfig(certstore.DefaultPolicy), Policy: certstore.DefaultPolicy, Covers: p.covers,
+			Config: config, Policy: certstore.DefaultPolicy, Covers: p.covers,
 		}})
 	}
 	return opts
@@ -123,7 +137,7 @@ func (p *plane) covers(serverName string) (string, func(string) bool) {
 }
 
 func (p *plane) sources() admin.Sources {
-	s := admin.Sources{Publisher: p.publisher, Registry: p.registry, Certs: p.certs}
+	s := admin.Sources{Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Managed: p.managed}
 	if p.accessLog != nil {
 		s.AccessLogDrops = p.accessLog.Dropped
 	}
@@ -152,6 +166,9 @@ func (p *plane) run(ctx context.Context, source runnable, checks admin.Checks) e
 	flushed := p.startAccessLog(ctx)
 	group.Go(func() error {
 		p.awaitTable(work)
+		if p.await != nil {
+			p.await(work)
+		}
 		return p.server.Serve(work)
 	})
 	group.Go(func() error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/portico-ingress/portico/controllers/folder"
 	"github.com/portico-ingress/portico/controllers/manifest"
@@ -27,6 +28,7 @@ type serveFlags struct {
 	localCA  bool
 	stateDir string
 	routing  routingFlags
+	acme     acmeFlags
 	proxy    proxyFlags
 }
 
@@ -41,7 +43,8 @@ ignored. A change takes effect within a second; a faulty one is reported with
 file, line and field, and the last good table keeps being served.
 
 Hosts below localhost whose Secret is not among the manifests get a certificate
-from a local CA, made on first use and constrained to localhost.`,
+from a local CA, made on first use and constrained to localhost. Ingresses that
+name an issuer of --acme-issuers or --acme-directory get theirs from it.`,
 		Example: "  portico serve -f config/samples\n  kubectl get ing,svc,endpointslices,secrets -o yaml | portico serve -f -",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -53,6 +56,8 @@ from a local CA, made on first use and constrained to localhost.`,
 	fs.BoolVar(&f.localCA, "local-ca", true, "issue certificates for hosts below localhost whose Secret is missing")
 	fs.StringVar(&f.stateDir, "state-dir", "", "folder of the local CA (default: $XDG_STATE_HOME/portico/local-ca)")
 	f.routing.register(fs)
+	f.acme.register(fs)
+	f.acme.registerFolder(fs)
 	f.proxy.register(fs, proxyDefaults{logFormat: "text", drainTimeout: shortDrain})
 	return cmd
 }
@@ -64,8 +69,12 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 	if len(f.paths) == 0 {
 		err3 = errors.New("--filename: name a folder or file of manifests, or - for standard input")
 	}
-	if err := errors.Join(err3, checkPaths(f.paths), err1, err2); err != nil {
+	issued, err4 := f.acme.certificates()
+	if err := errors.Join(err3, checkPaths(f.paths), err1, err2, err4); err != nil {
 		return usageError(err)
+	}
+	if issued != nil {
+		o.tokens = issued.tokens
 	}
 	f.proxy.Timeouts.DrainIdle = time.Second // a browser's idle connection must not hold up Ctrl-C
 	log := newLogger(f.proxy.LogLevel, f.proxy.LogFormat, std.err)
@@ -74,12 +83,34 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 		return err
 	}
 	ca := f.openCA(log)
-	src := folder.New(folder.Options{
+	opts := folder.Options{
 		Paths: f.paths, Stdin: std.in, Translate: r.translate, Pools: defaultPools(r.router.Default),
 		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, CA: ca, Report: std.err, Log: log.WithName("folder"),
-	})
+	}
+	parts := together{}
+	if issued != nil {
+		ctl, err := issued.inFolder(ctx, &f.acme, p, log.WithName("certificates"))
+		if err != nil {
+			return err
+		}
+		opts.Observer, p.await = ctl, ctl.AwaitPlan
+		parts = append(parts, alone{ctl})
+	}
+	parts = append(parts, folder.New(opts))
 	go f.welcome(ctx, p, ca, std.err)
-	return p.run(ctx, src, p.published)
+	return p.run(ctx, parts, p.published)
+}
+
+// together runs several parts as one; the first that fails ends the others.
+type together []runnable
+
+// Start runs the parts until ctx ends.
+func (t together) Start(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range t {
+		group.Go(func() error { return part.Start(ctx) })
+	}
+	return group.Wait()
 }
 
 // checkPaths reports every path that cannot be read.

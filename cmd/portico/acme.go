@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/portico-ingress/portico/controllers/certs"
+	"github.com/portico-ingress/portico/router/admin"
+	"github.com/portico-ingress/portico/tls/acme"
+)
+
+// acmeFlags configure who issues the certificates that Ingresses ask for.
+type acmeFlags struct {
+	IssuersFile string
+	Directory   string
+	Email       string
+	EABKeyID    string
+	EABKeyFile  string
+	CABundle    string
+	Staging     string
+	Namespace   string // controller only
+	Write       bool   // controller only
+	Dir         string // serve only
+}
+
+// flagsIssuer is the name of the issuer that flags configure.
+const flagsIssuer = "default"
+
+func (f *acmeFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.IssuersFile, "acme-issuers", "", "YAML file of the issuers of certificates (docs/certificates.md); empty: none but that of --acme-directory")
+	fs.StringVar(&f.Directory, "acme-directory", "", `URL of an ACME server's directory, for a default issuer "`+flagsIssuer+`"; empty: none`)
+	fs.StringVar(&f.Email, "acme-email", "", "with --acme-directory: the account's e-mail address")
+	fs.StringVar(&f.EABKeyID, "acme-eab-key-id", "", "with --acme-directory: key ID of an external account binding")
+	fs.StringVar(&f.EABKeyFile, "acme-eab-key-file", "", "with --acme-directory: file with its MAC key, in base64url as the CA shows it")
+	fs.StringVar(&f.CABundle, "acme-ca-bundle", "", "with --acme-directory: PEM file of CAs that the server's own certificate may be from, besides the system's")
+	fs.StringVar(&f.Staging, "acme-staging-directory", "", "with --acme-directory: a test directory that must issue the first certificate of a set of names, before the real one is asked")
+}
+
+func (f *acmeFlags) registerCluster(fs *pflag.FlagSet) {
+	fs.StringVar(&f.Namespace, "acme-namespace", "portico-acme", "namespace for account keys, certificates and locks, with nothing else in it")
+	fs.BoolVar(&f.Write, "acme-write-secrets", true, "write certificates into the Secrets that spec.tls names; false: they are served from --acme-namespace only")
+}
+
+func (f *acmeFlags) registerFolder(fs *pflag.FlagSet) {
+	fs.StringVar(&f.Dir, "acme-dir", "", "folder for account keys and certificates of issuers (default: $XDG_STATE_HOME/portico/acme)")
+}
+
+// checkNamespace returns why there can be no namespace of that name.
+func (f *acmeFlags) checkNamespace() error {
+	if len(validation.IsDNS1123Label(f.Namespace)) > 0 {
+		return flagError("acme-namespace", fmt.Errorf("%q is not the name of a namespace", f.Namespace))
+	}
+	return nil
+}
+
+// issuers returns what is configured; nil: nothing is.
+func (f *acmeFlags) issuers() (*acme.Issuers, error) {
+	config := &acme.Config{}
+	if f.IssuersFile != "" {
+		text, err := os.ReadFile(f.IssuersFile)
+		if err != nil {
+			return nil, flagError("acme-issuers", err)
+		}
+		if config, err = acme.ParseConfig(text); err != nil {
+			return nil, flagError("acme-issuers", fmt.Errorf("%s: %w", f.IssuersFile, err))
+		}
+	}
+	switch {
+	case f.Directory != "":
+		in := acme.IssuerConfig{Name: flagsIssuer, Directory: f.Directory, Staging: f.Staging, Email: f.Email, CABundle: f.CABundle}
+		in.EAB.KeyID, in.EAB.KeyFile = f.EABKeyID, f.EABKeyFile
+		config.Issuers = append(config.Issuers, in)
+		if config.Default == "" {
+			config.Default = flagsIssuer
+		}
+	case f.Email+f.EABKeyID+f.EABKeyFile+f.CABundle+f.Staging != "":
+		return nil, flagError("acme-directory", errors.New("is missing: e-mail, EAB, CA bundle and staging are of its issuer; those of others are in --acme-issuers"))
+	case f.IssuersFile == "":
+		return nil, nil
+	}
+	issuers, err := config.Open()
+	if err != nil {
+		return nil, flagError("acme-issuers", err)
+	}
+	return issuers, nil
+}
+
+// certificates are the parts that get certificates.
+type certificates struct {
+	issuers *acme.Issuers
+	tokens  *acme.Tokens
+	metrics *acme.Metrics
+}
+
+// certificates returns the parts, nil if no issuer is configured.
+func (f *acmeFlags) certificates() (*certificates, error) {
+	issuers, err := f.issuers()
+	if err != nil || issuers == nil {
+		return nil, err
+	}
+	return &certificates{issuers: issuers, tokens: acme.NewTokens(nil), metrics: acme.NewMetrics()}, nil
+}
+
+// inCluster adds them to a manager.
+func (c *certificates) inCluster(mgr manager.Manager, f *acmeFlags, p *plane, r *routing, log logr.Logger) (*certs.Cluster, error) {
+	o := certs.ClusterOptions{
+		Issuers: c.issuers, Tokens: c.tokens, Addrs: p.sockets.challengeAddrs(), Namespace: f.Namespace, Translate: r.translate,
+		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Zap: zapOf(log), Log: log,
+	}
+	if !f.Write {
+		o.Unwritten = "writing of Secrets is switched off (--acme-write-secrets, chart: acme.secrets)"
+	}
+	cluster, err := certs.New(mgr, o)
+	if err != nil {
+		return nil, err
+	}
+	p.showCertificates(c, cluster.Controller)
+	return cluster, nil
+}
+
+// inFolder makes them for a machine of its own, with files.
+func (c *certificates) inFolder(ctx context.Context, f *acmeFlags, p *plane, log logr.Logger) (*certs.Controller, error) {
+	dir, err := f.dir()
+	if err != nil {
+		return nil, err
+	}
+	files, err := acme.NewFiles(dir, c.tokens)
+	if err != nil {
+		return nil, err
+	}
+	ctl := certs.NewController(certs.Options{
+		Issuers: c.issuers, Storage: files, Tokens: c.tokens, Addrs: p.sockets.challengeAddrs(), Identity: "folder",
+		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Zap: zapOf(log), Log: log,
+	})
+	p.showCertificates(c, ctl)
+	return ctl, ctl.Load(ctx)
+}
+
+func (f *acmeFlags) dir() (string, error) {
+	if f.Dir != "" {
+		return f.Dir, nil
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if state == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("%w; give --acme-dir", err)
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(state, "portico", "acme"), nil
+}
+
+// alone runs a Controller where nobody is elected.
+type alone struct{ *certs.Controller }
+
+// Start plans, orders and serves until ctx ends.
+func (a alone) Start(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.Controller.Start(ctx) })
+	group.Go(func() error { a.Lead(ctx); return nil })
+	return group.Wait()
+}
+
+// showCertificates has the admin pages show what is managed.
+func (p *plane) showCertificates(c *certificates, ctl *certs.Controller) {
+	p.metrics.Register(c.metrics)
+	p.managed = func() []admin.ManagedCertificate {
+		list := ctl.Managed()
+		out := make([]admin.ManagedCertificate, len(list))
+		for i, m := range list {
+			out[i] = admin.ManagedCertificate{
+				Ingress: m.Ingress, Field: m.Field, Secret: m.Secret.String(), Names: m.Names, Issuer: m.Issuer, Refused: m.Refused,
+				Serial: m.Serial, NotAfter: m.NotAfter, Ordered: m.Ordered, Next: m.Next, NextWhy: m.NextWhy,
+				Failures: m.Failures, LastError: m.LastError, LastErrorAt: m.LastErrorAt, Unwritten: m.Unwritten,
+			}
+		}
+		return out
+	}
+}
+
+// zapOf returns the core that a logger of newLogger sits on.
+func zapOf(log logr.Logger) *zap.Logger {
+	if under, ok := log.GetSink().(zapr.Underlier); ok {
+		return under.GetUnderlying()
+	}
+	return zap.NewNop()
+}
+
+// challengeAddrs are the listeners that answer challenges.
+func (s *sockets) challengeAddrs() acme.Addrs {
+	address := func(ln net.Listener) string {
+		if ln == nil {
+			return ""
+		}
+		return ln.Addr().String()
+	}
+	return acme.Addrs{HTTP: address(s.http), HTTPS: address(s.https)}
+}

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,6 +114,8 @@ func TestRefusedValues(t *testing.T) {
 		"defaultTLSSecret=nons":   "defaultTLSSecret",
 		"image.digest=sha256:abc": "digest",
 		"service.httpPort=0":      "httpPort",
+		"acme.secrets.scope=all":  "scope",
+		"acme.issuers[0].ca=true": "name",
 	} {
 		if _, err := helm(t, "template", "edge", chart, "--set", set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", set, err)
@@ -166,7 +169,7 @@ func TestServerTakesIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, ns := range []string{"portico-system", "shop", "blog", "certs"} {
+	for _, ns := range []string{"portico-system", "shop", "blog", "certs", "portico-acme"} {
 		namespace(t, c, ns, "")
 	}
 	forEach(t, func(t *testing.T, _, text string) {
@@ -174,8 +177,11 @@ func TestServerTakesIt(t *testing.T) {
 			if u.GetKind() == "ServiceMonitor" {
 				continue
 			}
-			if u.GetNamespace() == "" && !strings.HasPrefix(u.GetKind(), "Cluster") && u.GetKind() != "IngressClass" {
+			if u.GetNamespace() == "" && !strings.HasPrefix(u.GetKind(), "Cluster") && u.GetKind() != "IngressClass" && u.GetKind() != "Namespace" {
 				u.SetNamespace("portico-system")
+			}
+			if u.GetKind() == "Namespace" && u.GetName() == "portico-acme" {
+				u.SetName("portico-acme-2") // the first one holds the Role
 			}
 			if err := c.Create(t.Context(), u, client.DryRunAll, client.FieldValidation("Strict")); err != nil {
 				t.Errorf("%s %s: %v", u.GetKind(), u.GetName(), err)
@@ -297,6 +303,17 @@ var used = map[string]string{
 	"leases.coordination.k8s.io":         "get create update",
 }
 
+// usedByStorage are the rights in the namespace of account keys and certificates,
+// and usedByCertificates those in the namespaces of Ingresses. To delete Secrets
+// there is no right.
+var (
+	usedByStorage = map[string]string{
+		"secrets.":                   "get list watch create update delete",
+		"leases.coordination.k8s.io": "get create update delete",
+	}
+	usedByCertificates = map[string]string{"secrets.": "create update"}
+)
+
 // usedByProve is every right that helm test uses.
 var usedByProve = map[string]string{
 	"deployments.apps":            "create get patch delete",
@@ -313,8 +330,16 @@ func TestRights(t *testing.T) {
 				continue
 			}
 			rights := used
-			if strings.HasSuffix(u.GetName(), "-prove") {
+			switch suffix := u.GetName()[strings.LastIndexByte(u.GetName(), '-'):]; {
+			case suffix == "-prove":
 				rights = usedByProve
+			case suffix == "-acme" && u.GetNamespace() == "portico-acme", suffix == "-acme" && u.GetNamespace() == "certs":
+				rights = usedByStorage
+			case suffix == "-certificates" && u.GetNamespace() == "shop":
+				rights = usedByCertificates
+			case name == "acmewide" && u.GetKind() == "ClusterRole":
+				rights = maps.Clone(used)
+				rights["secrets."] += " " + usedByCertificates["secrets."]
 			}
 			for _, rule := range as[rbacv1.ClusterRole](t, u).Rules {
 				checkRule(t, u.GetKind()+" "+u.GetNamespace()+"/"+u.GetName(), rule, rights)
@@ -351,12 +376,41 @@ func TestFlags(t *testing.T) {
 	}
 	forEach(t, func(t *testing.T, _, text string) {
 		args := podTemplate(t, text).Spec.Containers[0].Args
+		mountIssuers(t, text, args)
 		// With a kubeconfig that does not exist it gets as far as flags go.
 		out, err := exec.CommandContext(t.Context(), binary, append(args, "--kubeconfig=/does/not/exist")...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "no way to an apiserver") {
 			t.Errorf("%v: %s", args, out)
 		}
 	})
+}
+
+// mountIssuers puts the files of the issuers where the arguments will find them.
+func mountIssuers(t *testing.T, text string, args []string) {
+	t.Helper()
+	const folder = "/etc/portico/"
+	dir := t.TempDir() + "/"
+	write := func(name, content string) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], folder, dir)
+	}
+	for _, u := range objects(t, text) {
+		if u.GetKind() != "ConfigMap" || !strings.HasSuffix(u.GetName(), "-issuers") {
+			continue
+		}
+		for name, content := range as[corev1.ConfigMap](t, u).Data {
+			write(dir+"acme/"+name, strings.ReplaceAll(content, folder, dir))
+		}
+	}
+	for _, m := range podTemplate(t, text).Spec.Containers[0].VolumeMounts {
+		if strings.HasPrefix(m.MountPath, folder+"acme-secrets/") {
+			write(strings.Replace(m.MountPath, folder, dir, 1)+"/key", "c2VjcmV0")
+		}
+	}
 }
 
 // TestNotes: the notes tell what to do next with the names that were rendered.

@@ -59,3 +59,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 *
 {{- end -}}
 {{- end -}}
+
+{{/* Namespaces in which certificates are written into Secrets; "*" for all. */}}
+{{- define "portico.writtenNamespaces" -}}
+{{- if not .Values.acme.enabled -}}
+{{- else if eq .Values.acme.secrets.scope "listed" -}}
+{{- join "," .Values.acme.secrets.namespaces -}}
+{{- else if eq .Values.acme.secrets.scope "watched" -}}
+{{- default "*" (join "," .Values.watch.namespaces) -}}
+{{- end -}}
+{{- end -}}

@@ -25,6 +25,11 @@
 {{- if .Values.requireBackendVerification }}
 - --require-backend-verification
 {{- end }}
+{{- if .Values.acme.enabled }}
+- --acme-issuers=/etc/portico/acme/issuers.yaml
+- --acme-namespace={{ .Values.acme.namespace }}
+- --acme-write-secrets={{ ne .Values.acme.secrets.scope "none" }}
+{{- end }}
 - --cluster-domain={{ .Values.clusterDomain }}
 {{- with .Values.trustedProxies }}
 - --trusted-proxies={{ join "," . }}
@@ -60,9 +65,15 @@ metadata:
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with .Values.podAnnotations }}
+  {{- if or .Values.podAnnotations .Values.acme.enabled }}
   annotations:
+    {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- if .Values.acme.enabled }}
+    # Issuers are read once, when a pod starts.
+    portico.dev/issuers: {{ include "portico.issuerFiles" . | sha256sum }}
+    {{- end }}
   {{- end }}
 spec:
   serviceAccountName: {{ include "portico.serviceAccount" . }}
@@ -126,6 +137,24 @@ spec:
         readOnlyRootFilesystem: true
         privileged: false
         capabilities: {drop: [ALL]}
+      {{- if .Values.acme.enabled }}
+      volumeMounts:
+        - {name: issuers, mountPath: /etc/portico/acme, readOnly: true}
+        {{- range (include "portico.issuerSecrets" . | fromYamlArray) }}
+        - {name: {{ .volume }}, mountPath: /etc/portico/acme-secrets/{{ .volume }}, readOnly: true}
+        {{- end }}
+      {{- end }}
+  {{- if .Values.acme.enabled }}
+  volumes:
+    - name: issuers
+      configMap: {name: {{ include "portico.fullname" . }}-issuers}
+    {{- range (include "portico.issuerSecrets" . | fromYamlArray) }}
+    - name: {{ .volume }}
+      secret:
+        secretName: {{ .secret }}
+        items: [{key: {{ .key | quote }}, path: key}]
+    {{- end }}
+  {{- end }}
   topologySpreadConstraints:
     {{- if .Values.topologySpreadConstraints }}
     {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/portico-ingress/portico/controllers/certs"
 	"github.com/portico-ingress/portico/controllers/ingress"
 	"github.com/portico-ingress/portico/controllers/status"
 	"github.com/portico-ingress/portico/controllers/translate"
@@ -22,6 +24,7 @@ import (
 	"github.com/portico-ingress/portico/router/publish"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/test/envtest"
+	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
@@ -36,6 +39,8 @@ type settings struct {
 	defaultTLS  certstore.SecretRef
 	silent      bool          // logs nothing
 	interval    time.Duration // between tables; 0 is the default
+	issuers     *acme.Issuers // nil: no certificates are got
+	storage     string        // the namespace of their storage
 }
 
 // An instance is one Portico, wired as the command wires it.
@@ -46,7 +51,8 @@ type instance struct {
 	certs     *certstore.Store
 	publisher *publish.Publisher
 	follows   *ingress.Controller
-	stop      func() // ends it and waits; may be called again
+	issued    *certs.Cluster // nil without issuers
+	stop      func()         // ends it and waits; may be called again
 }
 
 // start runs an instance that serves the class of the test, until the test
@@ -108,10 +114,19 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 	in.certs.SetDefault(s.defaultTLS)
 	in.publisher = publish.New(publish.Options{Router: s.router, Registry: in.registry, Certs: in.certs, Interval: s.interval, Log: log.WithName("publish")})
 	must(mgr.Add(in.publisher))
-	in.follows, err = ingress.New(mgr, ingress.Options{
+	opts := ingress.Options{
 		Translate: s.translate, Namespaces: s.namespaces, Watches: watches, DefaultTLSSecret: s.defaultTLS, DefaultBackend: s.router.Default,
 		Publisher: in.publisher, Registry: in.registry, Certs: in.certs, Log: log.WithName("ingress"),
-	})
+	}
+	if s.issuers != nil {
+		in.issued, err = certs.New(mgr, certs.ClusterOptions{
+			Issuers: s.issuers, Tokens: acme.NewTokens(nil), Namespace: s.storage, Translate: s.translate,
+			Publisher: in.publisher, Certs: in.certs, Zap: zap.NewNop(), Log: log.WithName("certificates"),
+		})
+		must(err)
+		opts.Secrets, opts.Await, s.status.Also = in.issued, in.issued.AwaitStored, in.issued.Lead
+	}
+	in.follows, err = ingress.New(mgr, opts)
 	must(err)
 	s.status.Translate, s.status.Problems, s.status.Log = s.translate, in.publisher, log.WithName("status")
 	must(status.New(mgr, s.status))

@@ -18,7 +18,8 @@ import (
 
 type roles struct {
 	cluster *rbacv1.ClusterRole
-	role    *rbacv1.Role
+	role    *rbacv1.Role // in our own namespace
+	storage *rbacv1.Role // in that of account keys and certificates
 }
 
 // shippedRoles reads what config/rbac ships.
@@ -35,14 +36,18 @@ func shippedRoles(t testing.TB) roles {
 			r.cluster = new(rbacv1.ClusterRole)
 			err = yaml.UnmarshalStrict(doc, r.cluster)
 		case bytes.Contains(doc, []byte("kind: Role\n")):
-			r.role = new(rbacv1.Role)
-			err = yaml.UnmarshalStrict(doc, r.role)
+			role := new(rbacv1.Role)
+			if err = yaml.UnmarshalStrict(doc, role); role.Namespace == "portico-acme" {
+				r.storage = role
+			} else {
+				r.role = role
+			}
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if r.cluster == nil || r.role == nil {
+	if r.cluster == nil || r.role == nil || r.storage == nil {
 		t.Fatal("config/rbac/role.yaml lacks a role")
 	}
 	return r

@@ -1,0 +1,209 @@
+package acme
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	acmelib "github.com/mholt/acmez/v3/acme"
+	"go.uber.org/zap"
+)
+
+func TestClassify(t *testing.T) {
+	of := func(host string) acmelib.Authorization {
+		return acmelib.Authorization{Identifier: acmelib.Identifier{Type: "dns", Value: host}}
+	}
+	urn := acmelib.ProblemTypeNamespace
+	for _, c := range []struct {
+		err     error
+		reason  Reason
+		host    string
+		message string
+	}{
+		{acmelib.Problem{Type: urn + "unauthorized", Detail: "wrong text", Status: 403, Resource: of("a.example")}, ReasonValidation, "a.example", "a.example: unauthorized: wrong text"},
+		{acmelib.Problem{Type: acmelib.ProblemTypeRateLimited, Detail: "enough", Status: 429}, ReasonRateLimited, "", "rateLimited: enough"},
+		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 500, Resource: of("a.example")}, ReasonUnavailable, "a.example", "serverInternal"},
+		{acmelib.Problem{Type: acmelib.ProblemTypeBadNonce, Status: 400}, ReasonUnavailable, "", "badNonce"},
+		{acmelib.Problem{Type: urn + "rejectedIdentifier", Detail: "never", Status: 400, Subproblems: []acmelib.Subproblem{{Problem: acmelib.Problem{Detail: "blocked"}, Identifier: acmelib.Identifier{Value: "b.example"}}}}, ReasonRefused, "", "rejectedIdentifier: never; b.example: blocked"},
+		{fmt.Errorf("x: %w", errStorage), ReasonStorage, "", "storage"},
+		{fmt.Errorf("x: %w", context.DeadlineExceeded), ReasonUnavailable, "", "deadline"},
+		{&net.OpError{Op: "dial", Err: errors.New("refused")}, ReasonUnavailable, "", "refused"},
+		{errors.New("presenting for challenge: no zone"), ReasonChallenge, "", "no zone"},
+		{errors.New("invalid character '<'"), ReasonUnavailable, "", "invalid character"},
+		{&failure{reason: ReasonChallenge, message: "own"}, ReasonChallenge, "", "own"},
+	} {
+		if f := classify(fmt.Errorf("wrapped: %w", c.err)); f.reason != c.reason || f.host != c.host || !strings.Contains(f.message, c.message) {
+			t.Errorf("%v: %+v, want %s, %q, %q", c.err, f, c.reason, c.host, c.message)
+		}
+	}
+}
+
+func TestHearing(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		value  string
+		want   time.Time
+	}{
+		{429, "120", begun.Add(2 * time.Minute)}, {503, "Sun, 01 Mar 2026 00:05:00 GMT", begun.Add(5 * time.Minute)},
+		{200, "120", time.Time{}}, {429, "-1", time.Time{}}, {429, "soon", time.Time{}}, {429, "", time.Time{}},
+	} {
+		h := &hearing{}
+		h.hear(c.status, http.Header{"Retry-After": {c.value}}, begun)
+		if got := h.retryAfter(); !got.Equal(c.want) {
+			t.Errorf("%d %q: %v, want %v", c.status, c.value, got, c.want)
+		}
+	}
+}
+
+// TestValidationsAreCounted: a host's failed validations are known to every
+// certificate with that host, for an hour, and outlive a success.
+func TestValidationsAreCounted(t *testing.T) {
+	m := New(Options{Storage: newFiles(t, t.TempDir()), Tokens: NewTokens(nil), Log: zap.NewNop()})
+	m.records = make(map[string]*Record)
+	own := &Issuer{Name: "own"}
+	for n, names := range [][]string{{"a.example", "b.example"}, {"a.example"}} {
+		w := Wanted{Issuer: own, Names: names}
+		r := w.record()
+		for i := range 3 {
+			r.Failures.add(&failure{reason: ReasonValidation, host: "a.example"}, names, begun.Add(time.Duration(10*n+i)*time.Minute))
+		}
+		m.records[r.ID] = r
+	}
+	now := begun.Add(30 * time.Minute)
+	failed := m.failedValidations(now)
+	if got := limited(failed, []string{"a.example", "c.example"}); !got.Equal(begun.Add(61 * time.Minute)) {
+		t.Errorf("a.example may be validated again at %v", got)
+	}
+	if got := limited(failed, []string{"b.example"}); !got.IsZero() {
+		t.Errorf("b.example failed no validation, and waits until %v", got)
+	}
+	if got := limited(m.failedValidations(begun.Add(80*time.Minute)), []string{"a.example"}); !got.IsZero() {
+		t.Errorf("after an hour a.example waits until %v", got)
+	}
+}
+
+func TestSuggestion(t *testing.T) {
+	leaf := &x509.Certificate{NotBefore: begun, NotAfter: begun.Add(90 * day)}
+	info := acmelib.RenewalInfo{ExplanationURL: "https://ca.example/why", SelectedTime: begun.Add(50 * day)}
+	info.SuggestedWindow.Start, info.SuggestedWindow.End = begun.Add(49*day), begun.Add(51*day)
+	s := suggestion(nil, info, nil, leaf, begun)
+	if !s.At.Equal(begun.Add(50*day)) || !s.Next.Equal(begun.Add(askEvery)) || s.Explanation == "" {
+		t.Errorf("%+v", s)
+	}
+	info.SelectedTime = begun.Add(49 * day)
+	if again := suggestion(s, info, nil, leaf, begun.Add(day)); !again.At.Equal(s.At) {
+		t.Error("another time was chosen in the same window")
+	}
+	if lost := suggestion(s, acmelib.RenewalInfo{}, errors.New("503"), leaf, begun.Add(day)); !lost.At.Equal(s.At) || !lost.Next.Equal(begun.Add(day+askAgain)) {
+		t.Errorf("without an answer: %+v", lost)
+	}
+	if never := suggestion(nil, acmelib.RenewalInfo{}, acmelib.ErrUnsupported, leaf, begun); !never.At.IsZero() || !never.Next.Equal(begun.Add(4*askEvery)) {
+		t.Errorf("a CA without suggestions: %+v", never)
+	}
+}
+
+// TestInternalCA: certificates of a CA of one's own are valid for what was asked,
+// and the CA is the same for every process.
+func TestInternalCA(t *testing.T) {
+	dir := t.TempDir()
+	issuer := &Issuer{Name: "own", KeyType: DefaultKeyType, Suffixes: []string{"example.com"}, Lifetime: day}
+	one, err1 := openCA(t.Context(), newFiles(t, dir), issuer, begun)
+	two, err2 := openCA(t.Context(), newFiles(t, dir), issuer, begun.Add(day))
+	if err := errors.Join(err1, err2); err != nil || !one.cert.Equal(two.cert) {
+		t.Fatalf("two CAs: %v", err)
+	}
+	later, err := openCA(t.Context(), newFiles(t, dir), issuer, one.cert.NotAfter.Add(-caRemake+time.Hour))
+	if err != nil || later.cert.Equal(one.cert) {
+		t.Errorf("a CA is used until its end: %v", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(one.cert)
+	for name, valid := range map[string]bool{"a.example.com": true, "a.example.org": false} {
+		csr := &x509.CertificateRequest{DNSNames: []string{name}, PublicKey: one.key.Public()}
+		chain, err := one.issue(csr, issuer.Lifetime, begun)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := (&Record{Chain: chain}).Leaf()
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name, CurrentTime: begun}); (err == nil) != valid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// refusing is a Storage that takes nothing.
+type refusing struct{ *Files }
+
+func (refusing) PutRecord(context.Context, *Record) error { return errors.New("secrets is forbidden") }
+
+// TestStorageRefuses: nothing is asked of the CA, and what is wrong is told once.
+func TestStorageRefuses(t *testing.T) {
+	var mu sync.Mutex
+	var steps []Step
+	failures := 0
+	news := make(chan struct{}, 1)
+	m := New(Options{Storage: refusing{newFiles(t, t.TempDir())}, Tokens: NewTokens(nil), Log: zap.NewNop(),
+		Observe: func(_ *Record, s Step) { mu.Lock(); defer mu.Unlock(); steps = append(steps, s) },
+		Changed: func(r *Record) {
+			mu.Lock()
+			defer mu.Unlock()
+			failures = r.Failures.Count
+			select {
+			case news <- struct{}{}:
+			default:
+			}
+		}})
+	ctx, stop := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() { _ = m.Start(ctx) })
+	m.Want([]Wanted{{Owner: "shop", Issuer: &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: day, Timeout: time.Minute}, Names: []string{"a.example"}}})
+	for tried := 0; tried < 2; {
+		<-news
+		mu.Lock()
+		tried = failures
+		mu.Unlock()
+	}
+	stop()
+	group.Wait()
+	if len(steps) != 1 || !steps[0].Failed || !strings.Contains(steps[0].Message, "secrets is forbidden") {
+		t.Errorf("%+v", steps)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	issuer := &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: day}
+	ca, err := newCA(issuer, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := issuer.newKey()
+	key, _ := parseKey(text)
+	names := []string{"*.w.example", "a.example"}
+	chain, err := ca.issue(&x509.CertificateRequest{DNSNames: names, PublicKey: key.Public()}, day, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, err := range map[string]error{
+		"":               check(chain, key, names),
+		"no certificate": check(nil, key, names),
+		"another key":    check(chain, ca.key, names),
+		"not for b.":     check(chain, key, append(slices.Clone(names), "b.example")),
+		"not for *.v":    check(chain, key, []string{"*.v.example"}),
+	} {
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v", want, err)
+		}
+	}
+	if _, err := tls.X509KeyPair(chain, text); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,224 @@
+package acme
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// begun is when the tests' clocks start.
+var begun = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+
+const day = 24 * time.Hour
+
+// life is one certificate of a simulation, with a CA that is asked by hand.
+type life struct {
+	facts  Facts
+	length time.Duration // of certificates
+	orders []time.Time
+	asked  int
+}
+
+func newLife(n int, length time.Duration, issued time.Time) *life {
+	return &life{length: length, facts: Facts{ID: fmt.Sprint("certificate ", n), NotBefore: issued, NotAfter: issued.Add(length), Started: begun}}
+}
+
+// run goes from one action to the next until the end, with a CA that answers
+// orders by the given reason, or issues where there is none.
+func (l *life) run(from, to time.Time, ca func(at time.Time) Reason) {
+	for now := from; ; {
+		l.facts.Now = now
+		next := Next(l.facts)
+		if now = latest(next.At, now); now.After(to) {
+			return
+		}
+		if next.Kind == AskRenewal {
+			l.asked++
+			l.facts.Renewal = &Suggestion{Next: now.Add(askEvery)}
+			continue
+		}
+		l.orders = append(l.orders, now)
+		if reason := ca(now); reason != "" {
+			l.facts.Failures.Count++
+			l.facts.Failures.Last, l.facts.Failures.Reason = now, reason
+			continue
+		}
+		l.facts.NotBefore, l.facts.NotAfter, l.facts.Failures = now, now.Add(l.length), Failures{}
+	}
+}
+
+func issues(time.Time) Reason { return "" }
+
+func TestRenewalOver40Days(t *testing.T) {
+	for length, certificates := range map[time.Duration]int{90 * day: 50, 6 * day: 50, 5 * time.Minute: 2} {
+		for n := range certificates {
+			l := newLife(n, length, begun)
+			l.run(begun, begun.Add(40*day), issues)
+			last := begun
+			for _, at := range l.orders {
+				if age := at.Sub(last); age > length*2/3 || age < length*2/3-length/20 {
+					t.Fatalf("%v: renewed after %v", length, age)
+				}
+				last = at
+			}
+			if low, high := int(40*day/(length*2/3)), int(40*day/(length*2/3-length/20)); len(l.orders) < low || len(l.orders) > high {
+				t.Errorf("%v: %d orders in 40 days, want %d to %d", length, len(l.orders), low, high)
+			}
+		}
+	}
+}
+
+// TestCADownFor40Days: it is asked again and again, neither often nor never, and
+// the first moment that it answers gives a certificate.
+func TestCADownFor40Days(t *testing.T) {
+	l := newLife(1, 90*day, begun.Add(-58*day))
+	back := begun.Add(40 * day)
+	l.run(begun, back.Add(day), func(at time.Time) Reason {
+		if at.Before(back) {
+			return ReasonUnavailable
+		}
+		return ""
+	})
+	last := l.orders[len(l.orders)-1]
+	if first := l.orders[0]; first.After(begun.Add(3*day)) || last.Sub(back) > 15*time.Minute || last.Before(back) {
+		t.Errorf("first tried at %v, last at %v", first, last)
+	}
+	if n := len(l.orders); n < 40*24*4 || n > 40*24*6+20 {
+		t.Errorf("%d attempts in 40 days", n)
+	}
+	if !l.facts.NotAfter.Equal(last.Add(90 * day)) {
+		t.Error("there is no certificate in the end")
+	}
+}
+
+// TestBackoff: each kind of failure is tried again later and later, up to a
+// limit, and certificates do not do it at once.
+func TestBackoff(t *testing.T) {
+	for reason, b := range backoffs {
+		f := Facts{ID: "x", Now: begun, Failures: Failures{Last: begun, Reason: reason}}
+		var last time.Duration
+		for f.Failures.Count = 1; f.Failures.Count < 40; f.Failures.Count++ {
+			wait := Next(f).At.Sub(begun)
+			if wait < min(b.first, b.longest) || wait > b.longest*5/4 {
+				t.Errorf("%s: try %d after %v", reason, f.Failures.Count+1, wait)
+			}
+			if wait < last*3/4 {
+				t.Errorf("%s: try %d after %v, the one before after %v", reason, f.Failures.Count+1, wait, last)
+			}
+			last = wait
+		}
+		times := make(map[time.Duration]bool)
+		for n := range 100 {
+			f.ID = fmt.Sprint(n)
+			times[Next(f).At.Sub(begun)] = true
+		}
+		if len(times) < 90 {
+			t.Errorf("%s: 100 certificates are tried at %d times", reason, len(times))
+		}
+	}
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	f := Facts{ID: "x", Now: begun, Failures: Failures{Count: 1, Last: begun, Reason: ReasonRateLimited}}
+	for after, want := range map[time.Duration]time.Duration{day: day, 3650 * day: maxRetry} {
+		if f.Failures.RetryAfter = begun.Add(after); !Next(f).At.Equal(begun.Add(want)) {
+			t.Errorf("Retry-After in %v: tried at %v", after, Next(f).At)
+		}
+	}
+	f.Failures.RetryAfter, f.Limited = time.Time{}, begun.Add(time.Hour)
+	f.Failures.Reason = ReasonValidation
+	if got := Next(f).At; got.Before(f.Limited) {
+		t.Errorf("a host that failed too often is validated at %v", got)
+	}
+}
+
+func TestSuggestedTime(t *testing.T) {
+	for _, c := range []struct{ at, want time.Duration }{
+		{30 * day, 30 * day},
+		{-day, 0}, // revoked: renew at once
+		{89*day + 12*time.Hour, 90 * day / 100 * newestRenew},
+	} {
+		f := Facts{ID: "x", Now: begun, NotBefore: begun, NotAfter: begun.Add(90 * day), Asks: true,
+			Renewal: &Suggestion{At: begun.Add(c.at), Next: begun.Add(100 * day)}}
+		if c.want == 0 {
+			f.Renewal.Next = begun.Add(askEvery)
+		}
+		for Next(f).Kind == AskRenewal { // which changes nothing
+			f.Now = Next(f).At
+			f.Renewal.Next = f.Now.Add(askEvery)
+		}
+		if next := Next(f); next.Kind != PlaceOrder || latest(next.At, begun).Sub(begun) != c.want {
+			t.Errorf("suggested %v: %+v", c.at, next)
+		}
+	}
+	unasked := newLife(1, 90*day, begun)
+	unasked.facts.Asks = true
+	unasked.run(begun, begun.Add(10*day), issues)
+	if unasked.asked < 35 || unasked.asked > 41 || len(unasked.orders) != 0 {
+		t.Errorf("asked %d times in ten days, %d orders", unasked.asked, len(unasked.orders))
+	}
+}
+
+// TestClockJumps: a clock that is set forward orders nothing before it has
+// proved itself; when it is set right again there was no storm, and nothing is
+// forgotten.
+func TestClockJumps(t *testing.T) {
+	const certificates = 1000
+	for _, jumped := range []time.Duration{400 * day, day, -day, -400 * day} {
+		storm := 0
+		for n := range certificates {
+			l := newLife(n, 90*day, begun)
+			l.facts.Jumped = begun.Add(jumped)
+			l.run(begun.Add(jumped), begun.Add(jumped+59*time.Minute), issues)
+			storm += len(l.orders)
+			l.facts.Jumped = begun.Add(time.Hour) // set right
+			l.run(begun.Add(time.Hour), begun.Add(40*day), issues)
+			if len(l.orders) != 0 {
+				storm++
+			}
+		}
+		if storm != 0 {
+			t.Errorf("a jump by %v: %d orders", jumped, storm)
+		}
+	}
+	// One that stays is believed, certificate after certificate.
+	minutes := make(map[int]int)
+	for n := range certificates {
+		l := newLife(n, 90*day, begun)
+		l.facts.Jumped = begun.Add(400 * day)
+		l.run(l.facts.Jumped, l.facts.Jumped.Add(3*time.Hour), issues)
+		if len(l.orders) != 1 {
+			t.Fatalf("%d orders", len(l.orders))
+		}
+		minutes[int(l.orders[0].Sub(l.facts.Jumped)/time.Minute)]++
+	}
+	for minute, n := range minutes {
+		if minute < 60 || minute > 120 || n > 40 {
+			t.Errorf("minute %d: %d orders", minute, n)
+		}
+	}
+}
+
+// TestStartSpreads: a process that starts with many certificates that are due
+// does not order them all at once.
+func TestStartSpreads(t *testing.T) {
+	minutes := make(map[int]int)
+	for n := range 1000 {
+		l := newLife(n, 90*day, begun.Add(-80*day))
+		l.run(begun, begun.Add(time.Hour), issues)
+		minutes[int(l.orders[0].Sub(begun)/time.Minute)]++
+	}
+	for minute, n := range minutes {
+		if minute >= 10 || n > 150 {
+			t.Errorf("minute %d: %d orders", minute, n)
+		}
+	}
+}
+
+// TestFailuresUnderAnotherClock: what failed in the future holds nothing up.
+func TestFailuresUnderAnotherClock(t *testing.T) {
+	f := Facts{ID: "x", Now: begun, Failures: Failures{Count: 3, Last: begun.Add(400 * day), Reason: ReasonUnavailable}}
+	if wait := Next(f).At.Sub(begun); wait > time.Minute {
+		t.Errorf("tried in %v", wait)
+	}
+}

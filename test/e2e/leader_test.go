@@ -29,7 +29,7 @@ func failovers() int { return number("PORTICO_E2E_FAILOVERS", 2) }
 const replicas = 3
 
 func (e *edge) leaders(t *testing.T) {
-	e.kubectl(t, "", "scale", "-n", namespace, "deployment/"+full, fmt.Sprintf("--replicas=%d", replicas))
+	e.upgrade(t, "--set", fmt.Sprintf("replicas=%d", replicas)) // kubectl scale would own the field
 	e.rollout(t, "-n", namespace, "deployment/"+full)
 	t.Run("same table", e.sameTable)
 	t.Run("failover", e.failover)

@@ -31,6 +31,7 @@ import (
 type controllerFlags struct {
 	kubeconfig    string
 	namespaces    []string
+	secrets       []string
 	publishStatus string
 	service       string
 	addresses     []string
@@ -72,6 +73,7 @@ issuers of --acme-issuers or --acme-directory for. Without --publish-service, --
 func (f *controllerFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", kubeconfigUsage)
 	fs.StringSliceVar(&f.namespaces, "namespaces", nil, "namespaces to watch (default: all)")
+	fs.StringSliceVar(&f.secrets, "secret-namespaces", nil, `namespaces in which Secrets are read besides --default-tls-secret; "": none (default: --namespaces)`)
 	fs.StringVar(&f.publishStatus, "publish-status", "own",
 		`whose status.loadBalancer is written: "own" classes, "true": foreign classes that are served too, "false": nobody's`)
 	fs.Lookup("publish-status").NoOptDefVal = "true"
@@ -114,7 +116,7 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 		return err
 	}
 	opts := ingress.Options{
-		Translate: r.translate, Namespaces: f.namespaces, Watches: watches, Apiserver: apiserver, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
+		Translate: r.translate, Namespaces: f.namespaces, SecretNamespaces: f.secrets, Watches: watches, Apiserver: apiserver, DefaultTLSSecret: r.defaultTLS, DefaultBackend: r.router.Default,
 		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Log: log.WithName("ingress"),
 	}
 	var certificates *certs.Cluster

@@ -36,6 +36,9 @@ type Options struct {
 	// Namespaces restricts everything to these; empty means all. The same
 	// list goes to CacheOptions.
 	Namespaces []string
+	// SecretNamespaces are where Secrets are read; nil means Namespaces, an
+	// empty list nowhere. DefaultTLSSecret need not be there.
+	SecretNamespaces []string
 	// Watches are those that went to CacheOptions; nil: readiness does not
 	// say why a list is not delivered.
 	Watches *Watches

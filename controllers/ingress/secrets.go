@@ -36,9 +36,12 @@ type secrets struct {
 	certs *certstore.Store
 	pools *upstream.Registry
 	told  SecretObserver
-	log   logr.Logger
-	first *rate.Limiter // first requests of feeds by name
-	again *rate.Limiter // requests after a refusal, of all feeds together
+	// fallback is the default certificate's; zero for none.
+	fallback certstore.SecretRef
+	listed   bool // Secrets outside of the scopes are not read by name either, except fallback
+	log      logr.Logger
+	first    *rate.Limiter // first requests of feeds by name
+	again    *rate.Limiter // requests after a refusal, of all feeds together
 
 	mu        sync.Mutex       // protects the following and every feed
 	scopes    map[string]*feed // by namespace; "" for the cluster
@@ -83,12 +86,14 @@ const (
 
 func newSecrets(core corev1client.CoreV1Interface, opts Options) *secrets {
 	s := &secrets{
-		core:  core,
-		certs: opts.Certs,
-		pools: opts.Registry,
-		told:  opts.Secrets,
-		log:   opts.Log,
-		first: rate.NewLimiter(50, 50),
+		core:     core,
+		certs:    opts.Certs,
+		pools:    opts.Registry,
+		told:     opts.Secrets,
+		fallback: opts.DefaultTLSSecret,
+		listed:   opts.SecretNamespaces != nil,
+		log:      opts.Log,
+		first:    rate.NewLimiter(50, 50),
 		// An attempt is at most three requests (streaming list, list,
 		// watch): together they stay under one a second.
 		again:     rate.NewLimiter(rate.Every(4*time.Second), 1),
@@ -104,17 +109,24 @@ func newSecrets(core corev1client.CoreV1Interface, opts Options) *secrets {
 		s.told = nobody{}
 	}
 	s.again.Allow() // the first attempt after the first refusal waits too
-	namespaces := opts.Namespaces
-	if len(namespaces) == 0 {
-		namespaces = []string{corev1.NamespaceAll}
-	}
-	for _, ns := range namespaces {
+	for _, ns := range opts.secretNamespaces() {
 		s.scopes[ns] = newFeed(ns, "")
 	}
-	if ref := opts.DefaultTLSSecret; ref != (certstore.SecretRef{}) {
-		s.wanted[wish{SecretRef: ref}]++
+	if s.fallback != (certstore.SecretRef{}) {
+		s.wanted[wish{SecretRef: s.fallback}]++
 	}
 	return s
+}
+
+// secretNamespaces are the scopes: one feed each.
+func (o *Options) secretNamespaces() []string {
+	switch {
+	case o.SecretNamespaces != nil:
+		return o.SecretNamespaces
+	case len(o.Namespaces) > 0:
+		return o.Namespaces
+	}
+	return []string{corev1.NamespaceAll}
 }
 
 func newFeed(namespace, name string) *feed {
@@ -155,7 +167,7 @@ func (s *secrets) want(ing router.Key, refs []wish) {
 	for _, ref := range s.byIngress[ing] {
 		if s.wanted[ref]--; s.wanted[ref] == 0 {
 			delete(s.wanted, ref)
-			if s.stopNamed(ref) {
+			if s.stopNamed(ref) || s.unread(ref) {
 				s.forget(ref)
 			}
 		}
@@ -174,6 +186,10 @@ func (s *secrets) want(ing router.Key, refs []wish) {
 // has answered without. Called with mu held.
 func (s *secrets) need(ref wish) {
 	if s.start == nil || s.wanted[ref] == 0 || s.named[ref] != nil {
+		return
+	}
+	if s.unread(ref) {
+		s.useless(ref, fmt.Sprintf("no Secrets of namespace %s are read; --secret-namespaces (secrets.namespaces of the chart) lists those where they are", ref.Namespace))
 		return
 	}
 	if scope := s.scopeOf(ref.Namespace); scope != nil && !ref.backend {
@@ -223,6 +239,11 @@ func (s *secrets) scopeOf(namespace string) *feed {
 		return f
 	}
 	return s.scopes[namespace]
+}
+
+// unread reports whether a Secret is not to be read at all. Called with mu held.
+func (s *secrets) unread(ref wish) bool {
+	return s.listed && ref.SecretRef != s.fallback && s.scopeOf(ref.Namespace) == nil
 }
 
 // covers reports whether f is the feed of the scope that ref lies in.

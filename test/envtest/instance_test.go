@@ -32,6 +32,7 @@ import (
 type settings struct {
 	config      *rest.Config
 	namespaces  []string
+	secrets     []string // namespaces
 	controllers []string
 	translate   translate.Options
 	router      router.Options
@@ -115,7 +116,7 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 	in.publisher = publish.New(publish.Options{Router: s.router, Registry: in.registry, Certs: in.certs, Interval: s.interval, Log: log.WithName("publish")})
 	must(mgr.Add(in.publisher))
 	opts := ingress.Options{
-		Translate: s.translate, Namespaces: s.namespaces, Watches: watches, DefaultTLSSecret: s.defaultTLS, DefaultBackend: s.router.Default,
+		Translate: s.translate, Namespaces: s.namespaces, SecretNamespaces: s.secrets, Watches: watches, DefaultTLSSecret: s.defaultTLS, DefaultBackend: s.router.Default,
 		Publisher: in.publisher, Registry: in.registry, Certs: in.certs, Log: log.WithName("ingress"),
 	}
 	if s.issuers != nil {

@@ -241,6 +241,50 @@ func TestSecretsAllowedByName(t *testing.T) {
 	c.waitReason("web", string(certstore.ReasonUnusable))
 }
 
+// Where the namespaces of Secrets are given, the cluster is never asked for
+// more, and what is outside says which flag lists them.
+func TestSecretNamespaces(t *testing.T) {
+	c := newCluster(t)
+	closed := c.newNamespace()
+	user := c.namespace + "-user"
+	c.bindWithoutSecrets(user)
+	c.bindSecrets(user, c.namespace)
+	c.bindSecrets(user, closed) // not the way it is kept out
+	c.secret(c.namespace, "shop-tls", corev1.SecretTypeTLS, keyPair(t, "open", "open.example"))
+	c.secret(closed, "shop-tls", corev1.SecretTypeTLS, keyPair(t, "closed", "closed.example"))
+	c.secret(closed, "default", corev1.SecretTypeTLS, keyPair(t, "default", "default.example"))
+	c.ingress("open", rule("open.example", prefix, "/", "one"), tlsFor("shop-tls", "open.example"))
+	web := c.ingressIn(closed, "closed", rule("closed.example", prefix, "/", "one"), tlsFor("shop-tls", "closed.example"))
+	in := c.start(func(s *settings) {
+		s.config = envtest.User(t, user)
+		s.namespaces, s.secrets = nil, []string{c.namespace}
+		s.defaultTLS = certstore.SecretRef{Namespace: closed, Name: "default"}
+	})
+	in.waitCertificate("open.example", "open")
+	in.waitCertificate("other.example", "default")
+	eventually(t, func() error {
+		if why := in.certs.Select("closed.example").Why; !strings.Contains(why, "no Secrets of namespace "+closed+" are read; --secret-namespaces") {
+			return errNotYet("the reason is " + why)
+		}
+		return in.waitsFor()
+	})
+	if ready, detail := in.check("secrets[" + c.namespace + "]"); !ready || detail != "" {
+		t.Errorf("readiness of the scope: %v, %q", ready, detail)
+	}
+	for _, check := range in.follows.Ready() {
+		if check.Name == "secrets" || strings.Contains(check.Detail, "refused") {
+			t.Errorf("asked for more than the list: %+v", check)
+		}
+	}
+	c.delete(web)
+	eventually(t, func() error {
+		if why := in.certs.Select("closed.example").Why; strings.Contains(why, "--secret-namespaces") {
+			return errNotYet("still told: " + why)
+		}
+		return nil
+	})
+}
+
 func (in *instance) check(name string) (ready bool, detail string) {
 	in.t.Helper()
 	for _, check := range in.follows.Ready() {

@@ -38,7 +38,7 @@ var troubles = []struct {
 	},
 	{
 		name:   "port-taken",
-		values: []string{"flags.http-addr=:8443"},
+		values: []string{"extraEnv[0].name=PORTICO_HTTP_ADDR", "extraEnv[0].value=:8443"}, // the chart refuses the flag
 		look: []look{
 			{"get pods", []string{"CrashLoopBackOff"}},
 			{"logs POD", []string{"--https-addr", ":8443: bind: address already in use"}},

@@ -2,13 +2,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* At most 50 characters: with the longest suffix, "-clear-status", it is a label of 63. */}}
 {{- define "portico.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- else if contains (include "portico.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "portico.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "portico.name" .) | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -52,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* Namespaces in which Secrets may be read; "*" for all. */}}
 {{- define "portico.secretNamespaces" -}}
 {{- if eq .Values.secrets.scope "listed" -}}
-{{- join "," .Values.secrets.namespaces -}}
+{{- join "," (default list .Values.secrets.namespaces) -}}
 {{- else if .Values.watch.namespaces -}}
 {{- join "," .Values.watch.namespaces -}}
 {{- else -}}

@@ -6,6 +6,9 @@
 {{- with .Values.watch.namespaces }}
 - --namespaces={{ join "," . }}
 {{- end }}
+{{- if eq .Values.secrets.scope "listed" }}
+- --secret-namespaces={{ include "portico.secretNamespaces" . }}
+{{- end }}
 {{- if .Values.watch.withoutClass }}
 - --watch-without-class
 {{- end }}
@@ -47,18 +50,28 @@
 {{- else if .Values.publish.service }}
 - --publish-service={{ .Release.Namespace }}/{{ include "portico.fullname" . }}
 {{- end }}
-- --https-redirect-port={{ ternary .Values.hostPorts.https .Values.service.httpsPort .Values.hostPorts.enabled }}
+- --https-redirect-port={{ ternary .Values.hostPorts.https .Values.service.httpsPort (default false .Values.hostPorts.enabled) }}
 - --log-level={{ .Values.log.level }}
 - --log-format={{ .Values.log.format }}
 - --access-log={{ .Values.log.access }}
 - --drain-delay={{ .Values.drain.delay }}s
 - --drain-timeout={{ .Values.drain.timeout }}s
 {{- range $name, $value := .Values.flags }}
-- --{{ $name }}={{ $value }}
+- {{ printf "--%s=%s" $name (include "portico.scalar" $value) | quote }}
 {{- end }}
 {{- end -}}
 
+{{/* Numbers in a values file arrive as floating point, whose text 1.048576e+06 no flag takes. */}}
+{{- define "portico.scalar" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{- int64 . -}}
+{{- else -}}
+{{- . -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "portico.pod" -}}
+{{- $goMemLimit := include "portico.goMemLimit" . -}}
 metadata:
   labels:
     {{- include "portico.labels" . | nindent 4 }}
@@ -96,9 +109,9 @@ spec:
         {{- range (include "portico.args" . | fromYamlArray) }}
         - {{ . | quote }}
         {{- end }}
-      {{- if or .Values.goMemLimit .Values.extraEnv }}
+      {{- if or $goMemLimit .Values.extraEnv }}
       env:
-        {{- with .Values.goMemLimit }}
+        {{- with $goMemLimit }}
         - {name: GOMEMLIMIT, value: {{ . | quote }}}
         {{- end }}
         {{- with .Values.extraEnv }}

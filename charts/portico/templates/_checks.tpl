@@ -1,0 +1,109 @@
+{{/* Values that the schema takes and that do not work. All are told at once, each with the way out. */}}
+{{- define "portico.check" -}}
+{{- $faults := list -}}
+{{- if and .Values.rbac.create (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
+{{- $faults = append $faults "serviceAccount.create=false: set serviceAccount.name. Rights of the account \"default\" would be those of every pod in the namespace that names no other" -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (ne .Values.kind "Deployment") -}}
+{{- $faults = append $faults "autoscaling.enabled: a DaemonSet has one pod on each node; set kind to Deployment" -}}
+{{- end -}}
+{{- range $name, $instead := include "portico.ownFlags" . | fromYaml -}}
+{{- if hasKey (default dict $.Values.flags) $name -}}
+{{- $faults = append $faults (printf "flags.%s: %s" $name $instead) -}}
+{{- end -}}
+{{- end -}}
+{{- $ours := include "portico.labels" . | fromYaml -}}
+{{- range $value, $labels := dict "podLabels" .Values.podLabels "serviceMonitor.labels" .Values.serviceMonitor.labels "dashboard.labels" .Values.dashboard.labels -}}
+{{- range $label, $_ := $labels -}}
+{{- if hasKey $ours $label -}}
+{{- $faults = append $faults (printf "%s: %s is set by the chart; leave it out" $value $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.secrets.scope "listed") .Values.watch.namespaces -}}
+{{- range .Values.secrets.namespaces -}}
+{{- if not (has . $.Values.watch.namespaces) -}}
+{{- $faults = append $faults (printf "secrets.namespaces: %s is not one of watch.namespaces, so no Ingress can name a Secret there; leave it out, or watch it" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with include "portico.memoryFault" . -}}
+{{- $faults = append $faults . -}}
+{{- end -}}
+{{- with $faults -}}
+{{- fail (printf "\n%s" (join "\n" .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Flags that do not belong into the value flags, and what to do instead. */}}
+{{- define "portico.ownFlags" -}}
+access-log: set log.access
+acme-issuers: set acme.issuers
+acme-namespace: set acme.namespace
+acme-write-secrets: set acme.secrets.scope
+admin-addr: probes and metrics need port 9090; it cannot be changed
+allow-external-names: set allowExternalNames
+catch-all-namespaces: set catchAllNamespaces
+cluster-domain: set clusterDomain
+controller-name: set controllerNames
+default-backend-service: set defaultBackendService
+default-tls-secret: set defaultTLSSecret
+drain-delay: set drain.delay, of which the pod's grace period is made too
+drain-timeout: set drain.timeout, of which the pod's grace period is made too
+host-ownership: set hostOwnership
+http-addr: the pods listen on 8080; set service.httpPort or hostPorts.http
+https-addr: the pods listen on 8443; set service.httpsPort or hostPorts.https
+kubeconfig: the pods use their service account
+leader-elect-lease: the chart names the Lease, which the Role names too
+leader-elect-namespace: the Lease is in the release's namespace, like the Role
+log-format: set log.format
+log-level: set log.level
+namespaces: set watch.namespaces
+pod-labels: set publish.nodes
+pod-namespace: set publish.nodes
+proxy-protocol-from: set proxyProtocolFrom
+publish-address: set publish.addresses
+publish-node-addresses: set publish.nodes
+publish-service: set publish.service
+publish-status: set publish.status
+require-backend-verification: set requireBackendVerification
+secret-namespaces: set secrets.scope and secrets.namespaces
+trusted-proxies: set trustedProxies
+watch-without-class: set watch.withoutClass
+{{- end -}}
+
+{{- define "portico.memoryLimit" -}}
+{{- dig "limits" "memory" "" .Values.resources | include "portico.bytes" -}}
+{{- end -}}
+
+{{/* Bytes of an amount of memory as Kubernetes or Go write it; empty if it is written otherwise. */}}
+{{- define "portico.bytes" -}}
+{{- $factors := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $amount := ternary (int64 .) . (kindIs "float64" .) | toString | trimSuffix "B" -}}
+{{- $number := regexFind "^[0-9]+(\\.[0-9]+)?" $amount -}}
+{{- $unit := trimPrefix $number $amount -}}
+{{- if and $number (hasKey $factors $unit) -}}
+{{- mulf (float64 $number) (get $factors $unit) | floor | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* GOMEMLIMIT: as set, or 90 % of the memory limit; empty without one. */}}
+{{- define "portico.goMemLimit" -}}
+{{- $limit := include "portico.memoryLimit" . -}}
+{{- if .Values.goMemLimit -}}
+{{- .Values.goMemLimit -}}
+{{- else if $limit -}}
+{{- printf "%dMiB" (div (mul (int64 $limit) 9) 10485760) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "portico.memoryFault" -}}
+{{- $written := dig "limits" "memory" "" .Values.resources -}}
+{{- $limit := include "portico.memoryLimit" . -}}
+{{- $soft := include "portico.bytes" .Values.goMemLimit -}}
+{{- if and $limit $soft (gt (int64 $soft) (int64 $limit)) -}}
+goMemLimit={{ .Values.goMemLimit }}: above resources.limits.memory={{ $written }}, the pod is killed before Go collects garbage; leave it empty for 90 % of the limit
+{{- else if and $written (not $limit) (not .Values.goMemLimit) -}}
+resources.limits.memory={{ $written }}: write it with Ki, Mi, Gi, k, M or G, or set goMemLimit
+{{- end -}}
+{{- end -}}

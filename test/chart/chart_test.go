@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -114,22 +115,25 @@ func TestLint(t *testing.T) {
 }
 
 func TestGolden(t *testing.T) {
-	forEach(t, func(t *testing.T, name, text string) {
-		golden := filepath.Join("testdata", name+".golden.yaml")
-		if *update {
-			if err := os.WriteFile(golden, []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			return
+	forEach(t, func(t *testing.T, name, text string) { golden(t, name+".golden.yaml", text) })
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
 		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatalf("%v; run with -update to write it", err)
-		}
-		if text != string(want) {
-			t.Errorf("%s differs; run with -update and read the difference", golden)
-		}
-	})
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v; run with -update to write it", err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; run with -update and read the difference", file)
+	}
 }
 
 // TestStatusOff: --set makes a boolean of "false", and that is what users write.
@@ -172,8 +176,30 @@ func as[T any](t *testing.T, u *unstructured.Unstructured) *T {
 }
 
 // TestServerTakesIt hands everything to a real apiserver, with strict
-// validation of fields. A ServiceMonitor is of an API that it does not have.
+// validation of fields.
 func TestServerTakesIt(t *testing.T) {
+	c := server(t)
+	forEach(t, func(t *testing.T, _, text string) { serverTakes(t, c, text) })
+}
+
+// TestLongestName: helm takes names of up to 53 characters.
+func TestLongestName(t *testing.T) {
+	release := strings.Repeat("a-long-name-", 4) + "12345"
+	text, err := helm(t, "template", release, chart, "-n", "portico-system", "-f", "testdata/extras.values.yaml")
+	if err != nil || len(release) != 53 {
+		t.Fatal(len(release), err)
+	}
+	serverTakes(t, server(t), text)
+	for _, u := range objects(t, text) {
+		if name := u.GetName(); len(name) > 63 && !strings.HasPrefix(u.GetKind(), "Cluster") {
+			t.Errorf("%s %s: a name of %d characters", u.GetKind(), name, len(name))
+		}
+	}
+}
+
+// server is the apiserver with the namespaces that the values name.
+func server(t *testing.T) client.Client {
+	t.Helper()
 	c, err := client.New(envtest.Config(), client.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -181,22 +207,36 @@ func TestServerTakesIt(t *testing.T) {
 	for _, ns := range []string{"portico-system", "shop", "blog", "certs", "portico-acme"} {
 		namespace(t, c, ns, "")
 	}
-	forEach(t, func(t *testing.T, _, text string) {
-		for _, u := range objects(t, text) {
-			if u.GetKind() == "ServiceMonitor" {
-				continue
-			}
-			if u.GetNamespace() == "" && !strings.HasPrefix(u.GetKind(), "Cluster") && u.GetKind() != "IngressClass" && u.GetKind() != "Namespace" {
-				u.SetNamespace("portico-system")
-			}
-			if u.GetKind() == "Namespace" && u.GetName() == "portico-acme" {
-				u.SetName("portico-acme-2") // the first one holds the Role
-			}
-			if err := c.Create(t.Context(), u, client.DryRunAll, client.FieldValidation("Strict")); err != nil {
-				t.Errorf("%s %s: %v", u.GetKind(), u.GetName(), err)
-			}
+	return c
+}
+
+func serverTakes(t *testing.T, c client.Client, text string) {
+	t.Helper()
+	for _, u := range objects(t, text) {
+		if u.GetNamespace() == "" && !strings.HasPrefix(u.GetKind(), "Cluster") && u.GetKind() != "IngressClass" && u.GetKind() != "Namespace" {
+			u.SetNamespace("portico-system")
 		}
-	})
+		if u.GetKind() == "Namespace" && u.GetName() == "portico-acme" {
+			u.SetName("portico-acme-2") // the first one holds the Role
+		}
+		if u.GetKind() == "ServiceMonitor" { // of an API that the apiserver does not have
+			monitor(t, u)
+			continue
+		}
+		if err := c.Create(t.Context(), u, client.DryRunAll, client.FieldValidation("Strict")); err != nil {
+			t.Errorf("%s %s: %v", u.GetKind(), u.GetName(), err)
+		}
+	}
+}
+
+// monitor checks a ServiceMonitor against the operator's own types: unknown
+// fields and wrong ones are told, what its CRD demands of values is not.
+func monitor(t *testing.T, u *unstructured.Unstructured) {
+	t.Helper()
+	m := as[monitoringv1.ServiceMonitor](t, u)
+	if u.GetAPIVersion() != monitoringv1.SchemeGroupVersion.String() || len(m.Spec.Endpoints) != 1 || m.Spec.Endpoints[0].Port != "metrics" {
+		t.Errorf("ServiceMonitor of %s: %+v", u.GetAPIVersion(), m.Spec)
+	}
 }
 
 func namespace(t *testing.T, c client.Client, name, enforce string) {
@@ -339,19 +379,6 @@ func mountIssuers(t *testing.T, text string, args []string) {
 	for _, m := range podTemplate(t, text).Spec.Containers[0].VolumeMounts {
 		if strings.HasPrefix(m.MountPath, folder+"acme-secrets/") {
 			write(strings.Replace(m.MountPath, folder, dir, 1)+"/key", "c2VjcmV0")
-		}
-	}
-}
-
-// TestNotes: the notes tell what to do next with the names that were rendered.
-func TestNotes(t *testing.T) {
-	out, err := helm(t, "install", "edge", chart, "-n", "portico-system", "--dry-run=client")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"rollout status deployment/edge-portico", "kubectl create ingress web --class=portico", "portico explain"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("the notes lack %q", want)
 		}
 	}
 }

@@ -136,7 +136,9 @@ spec:
       readinessProbe:
         httpGet: {path: "/readyz?exclude=shutdown", port: admin}
         periodSeconds: 2
-        failureThreshold: 1
+        timeoutSeconds: 2
+        # A pod that ends is withdrawn at once, whatever its probe says.
+        failureThreshold: 3
       livenessProbe:
         httpGet: {path: /healthz, port: admin}
         periodSeconds: 10
@@ -168,19 +170,21 @@ spec:
         items: [{key: {{ .key | quote }}, path: key}]
     {{- end }}
   {{- end }}
+  {{- if .Values.topologySpreadConstraints }}
   topologySpreadConstraints:
-    {{- if .Values.topologySpreadConstraints }}
     {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}
-    {{- else }}
+  {{- else if eq .Values.kind "Deployment" }}
+  topologySpreadConstraints:
     {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
     - maxSkew: 1
       topologyKey: {{ . }}
       whenUnsatisfiable: ScheduleAnyway
+      matchLabelKeys: [pod-template-hash] # pods that an update replaces do not count
       labelSelector:
         matchLabels:
           {{- include "portico.selector" $ | nindent 10 }}
     {{- end }}
-    {{- end }}
+  {{- end }}
   {{- with .Values.priorityClassName }}
   priorityClassName: {{ . }}
   {{- end }}

@@ -1,0 +1,70 @@
+package chart
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+)
+
+// TestHostPortUpdate: with host ports a new pod cannot start beside an old one
+// on each node, so a Deployment that demands it would never get on.
+func TestHostPortUpdate(t *testing.T) {
+	for set, want := range map[string]string{"hostPorts.enabled=false": "0 1", "hostPorts.enabled=true": "1 0"} {
+		text, err := helm(t, "template", "edge", chart, "--set", set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range objects(t, text) {
+			if u.GetKind() != "Deployment" {
+				continue
+			}
+			r := as[appsv1.Deployment](t, u).Spec.Strategy.RollingUpdate
+			if got := r.MaxUnavailable.String() + " " + r.MaxSurge.String(); got != want {
+				t.Errorf("%s: maxUnavailable and maxSurge are %s, want %s", set, got, want)
+			}
+		}
+	}
+}
+
+// TestPods: what an update replaces does not count for the spread, and one slow
+// answer does not take a pod out.
+func TestPods(t *testing.T) {
+	forEach(t, func(t *testing.T, name, text string) {
+		spec := podTemplate(t, text).Spec
+		for _, c := range spec.TopologySpreadConstraints {
+			if !slices.Equal(c.MatchLabelKeys, []string{"pod-template-hash"}) {
+				t.Errorf("spread over %s counts pods of old templates", c.TopologyKey)
+			}
+		}
+		if n := len(spec.TopologySpreadConstraints); (n == 0) != (name == "daemonset") {
+			t.Errorf("%d constraints of the spread", n)
+		}
+		if p := spec.Containers[0].ReadinessProbe; p.FailureThreshold < 2 || p.TimeoutSeconds < 2 {
+			t.Errorf("the readiness probe fails at the first slow answer: %+v", p)
+		}
+	})
+}
+
+// TestHooksGo: whatever a hook comes to, nothing of it stays but a failed test,
+// whose log is wanted.
+func TestHooksGo(t *testing.T) {
+	forEach(t, func(t *testing.T, _, text string) {
+		hooks := 0
+		for _, u := range objects(t, text) {
+			if u.GetAnnotations()["helm.sh/hook"] != "post-delete" {
+				continue
+			}
+			hooks++
+			for _, when := range []string{"before-hook-creation", "hook-succeeded", "hook-failed"} {
+				if policy := u.GetAnnotations()["helm.sh/hook-delete-policy"]; !slices.Contains(strings.Split(policy, ","), when) {
+					t.Errorf("%s %s: deleted %s, not %s", u.GetKind(), u.GetName(), policy, when)
+				}
+			}
+		}
+		if hooks < 4 {
+			t.Errorf("%d hooks after the uninstall", hooks)
+		}
+	})
+}

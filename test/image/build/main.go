@@ -59,6 +59,7 @@ func (b builder) build(ctx context.Context, name string, archs []string) error {
 		return err
 	}
 	fmt.Printf("%s %s%s:%s %s\n", archive, registry, name, b.version, digest)
+	fmt.Printf("once pushed: helm install %[1]s charts/%[1]s --namespace %[1]s-system --create-namespace --set image.repository=YOUR-REGISTRY/%[1]s --set image.tag=%[2]s\n", name, b.version)
 	return nil
 }
 

@@ -48,7 +48,7 @@ generate: ## write the generated files: config/rbac/role.yaml and config/install
 	@dev=$$(test/tools/assets.sh dev); \
 	"$$dev/controller-gen" rbac:roleName=portico paths=./controllers/... output:rbac:dir=config/rbac
 	@helm=$$(test/tools/assets.sh helm); \
-	"$$helm/helm" template portico charts/portico -n portico-system --no-hooks > config/install/portico.yaml
+	test/tools/install.sh "$$helm/helm" > config/install/portico.yaml
 
 bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); ARGS="-rounds 5"
 	@test/bench/run.sh $(ARGS)

@@ -1,11 +1,15 @@
 package chart
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+
+	"github.com/portico-ingress/portico/test/envtest"
 )
 
 // TestHostPortUpdate: with host ports a new pod cannot start beside an old one
@@ -67,4 +71,30 @@ func TestHooksGo(t *testing.T) {
 			t.Errorf("%d hooks after the uninstall", hooks)
 		}
 	})
+}
+
+// TestPlainManifests: what kubectl apply -k takes is the chart's, of whose image
+// one names where it is.
+func TestPlainManifests(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../config/install")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "kustomization.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := strings.NewReplacer("newName: portico.dev/portico", "newName: example.test/mine", "newTag: 0.1.0", "newTag: v2").Replace(string(text))
+	if err := os.WriteFile(file, []byte(mine), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := envtest.Kubectl(t, "kustomize", dir)
+	if image := podTemplate(t, out).Spec.Containers[0].Image; image != "example.test/mine:v2" {
+		t.Errorf("the image is %s", image)
+	}
+	if strings.Contains(out, "Helm") {
+		t.Error("they say that helm manages them")
+	}
+	serverTakes(t, server(t), out)
 }

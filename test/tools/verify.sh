@@ -29,7 +29,7 @@ generated() {
 	trap 'rm -rf "$fresh"' RETURN
 	"$dev/controller-gen" rbac:roleName=portico paths=./controllers/... "output:rbac:dir=$fresh" &&
 		diff -u config/rbac/role.yaml "$fresh/role.yaml" &&
-		"$helm/helm" template portico charts/portico -n portico-system --no-hooks >"$fresh/portico.yaml" &&
+		test/tools/install.sh "$helm/helm" >"$fresh/portico.yaml" &&
 		diff -u config/install/portico.yaml "$fresh/portico.yaml"
 }
 scripts() { git ls-files -z '*.sh' '.ci/run' | xargs -0rn1 bash -n; }

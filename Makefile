@@ -36,6 +36,12 @@ test-root: ## the tests that send packets through network namespaces (root)
 	@for p in nft conntrack ip; do command -v $$p >/dev/null || { echo "make test-root: $$p is missing (apt-get install nftables conntrack iproute2)" >&2; exit 1; }; done
 	$(GO) test $(RACE) -tags root -count=1 -p 1 -parallel 4 -timeout 20m ./router/l4/nft ./router/l4/conntrack
 
+acme: ## certificates with the real program, a real ACME server and BIND: killed at each step of an order, many at once
+	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
+	pebble=$$(test/tools/assets.sh pebble); export PORTICO_PEBBLE="$$pebble"; \
+	export PATH="$$PATH:/usr/sbin:/sbin"; command -v named >/dev/null || { echo "make acme: named is missing (apt-get install bind9)" >&2; exit 1; }; \
+	$(GO) test -tags acme -count=1 -parallel 7 -timeout 30m $(ACME_FLAGS) ./test/acme
+
 bench-node: ## measure what a node's forwarding costs to program and to use (root)
 	@((EUID == 0)) || { echo "make bench-node: needs root: it makes network namespaces" >&2; exit 1; }
 	$(GO) test -tags root -run '^$$' -bench Change -benchtime 2000x -timeout 30m ./router/l4/nft
@@ -65,6 +71,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 
 full: ## everything that is run before an issue is resolved (hours)
 	$(MAKE) verify test test-root quickstart microbench bench bench-node scale e2e-full
+	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 $(MAKE) acme ACME_FLAGS=-v
 
 images: ## build the container image as an OCI archive in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'
@@ -96,4 +103,4 @@ e2e-full: ## the same with cert-manager, ten rollouts, fifty failovers, two minu
 
 .PHONY: cluster-up cluster-shell cluster-down e2e e2e-full
 
-.PHONY: help build run quickstart test test-root bench-node verify generate bench microbench scale tools full images clean
+.PHONY: help build run quickstart test test-root acme bench-node verify generate bench microbench scale tools full images clean

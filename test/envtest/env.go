@@ -78,12 +78,23 @@ func User(t testing.TB, name string) *rest.Config {
 // Kubeconfig writes the configuration of an administrator into a file.
 func Kubeconfig(t testing.TB) (path string) {
 	t.Helper()
+	return KubeconfigBy(t, Server())
+}
+
+// KubeconfigBy is Kubeconfig for an apiserver that is reached at another
+// HOST:PORT.
+func KubeconfigBy(t testing.TB, server string) (path string) {
+	t.Helper()
 	path = filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(path, env.KubeConfig, 0o600); err != nil {
+	text := strings.ReplaceAll(string(env.KubeConfig), Server(), server)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
+
+// Server is the HOST:PORT at which the apiserver listens.
+func Server() string { return strings.TrimPrefix(env.Config.Host, "https://") }
 
 // Kubectl runs the real kubectl as the administrator and returns its output.
 func Kubectl(t testing.TB, args ...string) string {

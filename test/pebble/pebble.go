@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -22,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,7 +107,7 @@ func Start(t testing.TB, o Options) *Server {
 	certPEM, keyPEM := s.CA.Leaf("localhost", "127.0.0.1")
 	write(t, filepath.Join(dir, "cert.pem"), certPEM)
 	write(t, filepath.Join(dir, "key.pem"), keyPEM)
-	listen, manage := address(t), address(t)
+	listen, manage := FreeAddress(t), FreeAddress(t)
 	write(t, filepath.Join(dir, "config.json"), o.config(dir, listen, manage))
 	cmd := exec.Command(filepath.Join(os.Getenv(Variable), "pebble"), "-strict", "-config", filepath.Join(dir, "config.json"), "-dnsserver", dns)
 	cmd.Env = append(os.Environ(), o.env()...)
@@ -154,7 +156,7 @@ func (o *Options) env() []string {
 
 // challtestsrv runs a DNS server that knows every name as 127.0.0.1.
 func (s *Server) challtestsrv() string {
-	dns, manage := address(s.t), address(s.t)
+	dns, manage := FreeAddress(s.t), FreeAddress(s.t)
 	s.run(exec.Command(filepath.Join(os.Getenv(Variable), "pebble-challtestsrv"),
 		"-dnsserver", dns, "-management", manage, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "",
 		"-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""), filepath.Join(s.t.TempDir(), "log"))
@@ -379,8 +381,8 @@ func (c *Call) Names() string {
 	return strings.Join(names, ",")
 }
 
-// Roots returns the CA's roots: the usual one, or that of an alternate chain.
-func (s *Server) Roots(n int) *x509.CertPool {
+// Root returns the CA's root: the usual one, or that of an alternate chain.
+func (s *Server) Root(n int) *x509.Certificate {
 	s.t.Helper()
 	resp, err := s.client.Get(s.manage + "/roots/" + strconv.Itoa(n))
 	if err != nil {
@@ -391,11 +393,15 @@ func (s *Server) Roots(n int) *x509.CertPool {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
+	block, _ := pem.Decode(text)
+	if block == nil {
 		s.t.Fatalf("no root: %s", text)
 	}
-	return pool
+	root, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return root
 }
 
 // Bundle writes the CA of the server's own certificate to a file.
@@ -405,15 +411,23 @@ func (s *Server) Bundle() string {
 	return file
 }
 
-// address is a free address of this host.
-func address(t testing.TB) string {
+// nextPort is where FreeAddress goes on looking. Ports below 32768 are given to
+// no connection that this host makes itself.
+var nextPort atomic.Int32
+
+// FreeAddress is a free address of this host. It is not given again.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	nextPort.CompareAndSwap(0, int32(12000+os.Getpid()*97%16000))
+	for range 1000 {
+		ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(int(nextPort.Add(1))))
+		if err == nil {
+			defer ln.Close()
+			return ln.Addr().String()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("there is no free port")
+	return ""
 }
 
 func write(t testing.TB, name string, text []byte) {

@@ -1,0 +1,230 @@
+package acme
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/portico-ingress/portico/test/pebble"
+	"github.com/portico-ingress/portico/tls/acme"
+)
+
+func wanted(i *acme.Issuer, names ...string) acme.Wanted {
+	return acme.Wanted{Owner: "shop", Issuer: i, Names: names}
+}
+
+// failed waits for a failure of something wanted.
+func (r *rig) failed(w acme.Wanted) acme.Failures {
+	r.t.Helper()
+	var f acme.Failures
+	r.until("a failure", func() bool {
+		rec, err := r.storage.Record(r.t.Context(), w.ID())
+		if err != nil || rec.Failures.Count == 0 {
+			return false
+		}
+		f = rec.Failures
+		return true
+	})
+	return f
+}
+
+// TestBadNonces: every name gets its certificate, with one order, although half
+// of all good nonces are refused.
+func TestBadNonces(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{NonceReject: 50})
+	i := issuer(t, ca)
+	r.start()
+	var list []acme.Wanted
+	for n := range 3 {
+		list = append(list, wanted(i, fmt.Sprintf("h%d.example", n)))
+	}
+	r.manager.Want(list)
+	for _, w := range list {
+		r.certificate(w)
+		if n := ca.Orders()[w.Names[0]]; n != 1 {
+			t.Errorf("%d orders for %s", n, w.Names[0])
+		}
+	}
+}
+
+func TestAccountBinding(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{EAB: map[string]string{"kid": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"}})
+	with, without := issuer(t, ca), issuer(t, ca)
+	with.Name, without.Name = "with", "without"
+	with.EAB = &acme.EAB{KeyID: "kid", MACKey: "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"}
+	r.start()
+	bound, unbound := wanted(with, "a.example"), wanted(without, "b.example")
+	r.manager.Want([]acme.Wanted{bound, unbound})
+	r.certificate(bound)
+	if f := r.failed(unbound); f.Reason != acme.ReasonRefused || !strings.Contains(f.Message, "externalAccountRequired") {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestChainAndProfile: the chain to the root that is preferred, in the profile
+// that is asked for, with the kind of key that is configured.
+func TestChainAndProfile(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{AlternateRoots: 1})
+	root := ca.Root(1)
+	i := issuer(t, ca, func(c *acme.IssuerConfig) {
+		c.PreferredRoot, c.Profile, c.KeyType = root.Subject.CommonName, "shortlived", "rsa2048"
+	})
+	r.start()
+	w := wanted(i, "a.example")
+	r.manager.Want([]acme.Wanted{w})
+	rec := r.certificate(w)
+	leaf := rec.Leaf()
+	if life := leaf.NotAfter.Sub(leaf.NotBefore).Round(time.Hour); life != 6*24*time.Hour || leaf.PublicKeyAlgorithm.String() != "RSA" {
+		t.Errorf("%v, %v", life, leaf.PublicKeyAlgorithm)
+	}
+	if !leads(rec.Chain, root) {
+		t.Error("the chain leads to another root")
+	}
+}
+
+// TestStagingFirst: the real directory is asked for nothing before the test
+// directory has issued.
+func TestStagingFirst(t *testing.T) {
+	r := newRig(t)
+	production, staging := r.pebble(pebble.Options{}), r.pebble(pebble.Options{})
+	refuse := make(chan struct{})
+	staging.Hook(func(c *pebble.Call) (v pebble.Verdict) {
+		select {
+		case <-refuse:
+		default:
+			if c.Kind == "order" {
+				v.Status, v.Problem = http.StatusForbidden, "rejectedIdentifier"
+			}
+		}
+		return v
+	})
+	i := issuer(t, production)
+	i.Staging = staging.URL
+	i.Roots.AddCert(staging.CA.Cert)
+	stop := r.start()
+	w := wanted(i, "a.example")
+	r.manager.Want([]acme.Wanted{w})
+	if f := r.failed(w); f.Reason != acme.ReasonRefused {
+		t.Errorf("%+v", f)
+	}
+	if n := len(production.Calls("order")); n != 0 {
+		t.Errorf("%d orders at the real directory", n)
+	}
+	stop()
+	close(refuse)
+	other := wanted(i, "b.example") // the first one has to wait
+	r.start()
+	r.manager.Want([]acme.Wanted{other})
+	r.certificate(other)
+	if s, p := staging.Orders()["b.example"], production.Orders()["b.example"]; s != 1 || p != 1 {
+		t.Errorf("%d orders for a test, %d real ones", s, p)
+	}
+}
+
+// TestRateLimited: the CA's words are kept, and it is not asked again before it
+// wants to be.
+func TestRateLimited(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{})
+	ca.Hook(func(c *pebble.Call) (v pebble.Verdict) {
+		if c.Kind == "order" {
+			v = pebble.Verdict{Status: http.StatusTooManyRequests, Problem: "rateLimited", Header: http.Header{"Retry-After": {"86400"}}}
+		}
+		return v
+	})
+	r.start()
+	limited, other := wanted(issuer(t, ca), "a.example"), wanted(issuer(t, ca), "b.example")
+	r.manager.Want([]acme.Wanted{limited})
+	f := r.failed(limited)
+	if left := time.Until(f.RetryAfter); f.Reason != acme.ReasonRateLimited || !strings.Contains(f.Message, "the test says so") || left < 23*time.Hour {
+		t.Errorf("%+v", f)
+	}
+	ca.Hook(nil)
+	r.manager.Want([]acme.Wanted{limited, other})
+	r.certificate(other)
+	rec, err := r.storage.Record(t.Context(), limited.ID())
+	if err != nil || rec.Failures.Count != 1 || ca.Orders()["a.example"] != 0 {
+		t.Errorf("%+v, %v, %v", rec.Failures, ca.Orders(), err)
+	}
+}
+
+// TestHangs: a CA that does not go on is left after the issuer's timeout.
+func TestHangs(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{})
+	done := make(chan struct{})
+	defer close(done)
+	ca.Hook(func(c *pebble.Call) (v pebble.Verdict) {
+		if c.Kind == "finalize" {
+			<-done
+		}
+		return v
+	})
+	r.start()
+	w := wanted(issuer(t, ca, func(c *acme.IssuerConfig) { c.Timeout = 3 * time.Second }), "a.example")
+	r.manager.Want([]acme.Wanted{w})
+	if f := r.failed(w); f.Reason != acme.ReasonUnavailable {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestNotValidated: a host that does not answer its challenge fails with the
+// CA's words, and is not validated again at once.
+func TestNotValidated(t *testing.T) {
+	r := newRig(t)
+	_, nobody, _ := net.SplitHostPort(pebble.FreeAddress(t))
+	unused, _ := strconv.Atoi(nobody)
+	ca := pebble.Start(t, pebble.Options{HTTPPort: unused, TLSPort: unused})
+	r.start()
+	w := wanted(issuer(t, ca), "a.example")
+	r.manager.Want([]acme.Wanted{w})
+	f := r.failed(w)
+	if f.Reason != acme.ReasonValidation || !strings.HasPrefix(f.Message, "a.example: ") || len(f.Validations["a.example"]) != 1 {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestRenewal: a certificate is renewed as the CA suggests, and, where the CA is
+// gone for longer than a lifetime, as soon as it is back. Every order says what it
+// replaces.
+func TestRenewal(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{Lifetime: 20 * time.Second})
+	r.start()
+	w := wanted(issuer(t, ca, func(c *acme.IssuerConfig) { c.Profile = "default" }), "a.example") // pebble's own choice is any
+	r.manager.Want([]acme.Wanted{w})
+	first := r.certificate(w)
+	r.until("renewal", func() bool {
+		rec, err := r.storage.Record(t.Context(), w.ID())
+		return err == nil && !rec.Leaf().Equal(first.Leaf())
+	})
+	ca.Down(true)
+	last := r.certificate(w)
+	r.until("the end of the certificate", func() bool { return time.Now().After(last.Leaf().NotAfter.Add(time.Second)) })
+	r.until("a failure of it", func() bool {
+		rec, err := r.storage.Record(t.Context(), w.ID())
+		return err == nil && rec.Failures.Count > 0 && len(rec.Key) > 0
+	})
+	ca.Down(false)
+	r.until("renewal after the end", func() bool {
+		rec, err := r.storage.Record(t.Context(), w.ID())
+		return err == nil && time.Now().Before(rec.Leaf().NotAfter) && rec.Failures.Count == 0
+	})
+	for n, c := range ca.Calls("order") {
+		var order struct{ Replaces string }
+		if err := json.Unmarshal(c.Body, &order); err != nil || (order.Replaces == "") != (n == 0) && c.Status == http.StatusCreated {
+			t.Errorf("order %d replaces %q, %v", n, order.Replaces, err)
+		}
+	}
+	if len(ca.Calls("renewal")) == 0 {
+		t.Error("the CA was never asked when to renew")
+	}
+}

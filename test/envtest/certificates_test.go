@@ -205,3 +205,43 @@ func TestHandOver(t *testing.T) {
 	})
 	in.waitCertificate("a.example", "theirs") // it is good for a while
 }
+
+// TestNotOurs: a namespace that claims another's host gets no order and no Secret
+// and takes nothing away; what cert-manager cares for is left to it.
+func TestNotOurs(t *testing.T) {
+	c := newCluster(t)
+	storage, thief := c.newNamespace(), c.newNamespace()
+	in := c.start(c.withIssuer(storage), func(s *settings) { s.namespaces = append(s.namespaces, thief) })
+	asks := annotate("portico.dev/issuer", "own")
+	owner := c.ingress("web", asks, rule("a.example", prefix, "/", "one"), tlsFor("web-tls", "a.example"))
+	in.waitSource("a.example", "Secret "+c.namespace+"/web-tls")
+	serial := in.certs.Select("a.example").Certificate.Leaf.SerialNumber
+	c.ingress("theirs", annotate("kubernetes.io/tls-acme", "true", "cert-manager.io/cluster-issuer", "x"), rule("b.example", prefix, "/", "one"), tlsFor("theirs-tls", "b.example"))
+	c.ingress("both", annotate("portico.dev/issuer", "own", "cert-manager.io/issuer", "x"), rule("c.example", prefix, "/", "one"), tlsFor("both-tls", "c.example"))
+	c.waitNextSecond(owner)
+	c.ingressIn(thief, "web", asks, rule("a.example", prefix, "/x", "one"), tlsFor("web-tls", "a.example"))
+	c.waitReason("both", string(certs.ReasonCertManager))
+	eventually(t, func() error {
+		for _, p := range in.publisher.Problems() {
+			if p.Object.Namespace == thief && p.Reason == certs.ReasonNotOwned {
+				return nil
+			}
+		}
+		return errNotYet("the claim is not refused")
+	})
+	// One more that is ours: whatever else was to be ordered is, by then.
+	c.ingress("last", asks, rule("z.example", prefix, "/", "one"), tlsFor("last-tls", "z.example"))
+	in.waitSource("z.example", "Secret "+c.namespace+"/last-tls")
+	for _, ref := range [][2]string{{c.namespace, "theirs-tls"}, {c.namespace, "both-tls"}, {thief, "web-tls"}} {
+		if c.exists(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ref[0], Name: ref[1]}}) {
+			t.Errorf("Secret %s was written", ref)
+		}
+	}
+	var records corev1.SecretList
+	if err := c.List(t.Context(), &records, client.InNamespace(storage), client.MatchingLabels{"portico.dev/acme": "record"}); err != nil || len(records.Items) != 2 {
+		t.Errorf("%d records, %v", len(records.Items), err)
+	}
+	if got := in.certs.Select("a.example").Certificate.Leaf.SerialNumber; got.Cmp(serial) != 0 {
+		t.Error("another certificate is served")
+	}
+}

@@ -6,7 +6,8 @@ SHELL := /usr/bin/env bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+PROGRAM := github.com/portico-ingress/portico/cmd/internal/program
+LDFLAGS := -s -w -X $(PROGRAM).version=$(VERSION) -X $(PROGRAM).commit=$(COMMIT)
 # The race detector needs cgo, which needs a C compiler.
 RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 

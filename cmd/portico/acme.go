@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/certs"
 	"github.com/portico-ingress/portico/router/admin"
 	"github.com/portico-ingress/portico/tls/acme"
@@ -60,7 +61,7 @@ func (f *acmeFlags) registerFolder(fs *pflag.FlagSet) {
 // checkNamespace returns why there can be no namespace of that name.
 func (f *acmeFlags) checkNamespace() error {
 	if len(validation.IsDNS1123Label(f.Namespace)) > 0 {
-		return flagError("acme-namespace", fmt.Errorf("%q is not the name of a namespace", f.Namespace))
+		return program.FlagError("acme-namespace", fmt.Errorf("%q is not the name of a namespace", f.Namespace))
 	}
 	return nil
 }
@@ -71,10 +72,10 @@ func (f *acmeFlags) issuers() (*acme.Issuers, error) {
 	if f.IssuersFile != "" {
 		text, err := os.ReadFile(f.IssuersFile)
 		if err != nil {
-			return nil, flagError("acme-issuers", err)
+			return nil, program.FlagError("acme-issuers", err)
 		}
 		if config, err = acme.ParseConfig(text); err != nil {
-			return nil, flagError("acme-issuers", fmt.Errorf("%s: %w", f.IssuersFile, err))
+			return nil, program.FlagError("acme-issuers", fmt.Errorf("%s: %w", f.IssuersFile, err))
 		}
 	}
 	switch {
@@ -86,13 +87,13 @@ func (f *acmeFlags) issuers() (*acme.Issuers, error) {
 			config.Default = flagsIssuer
 		}
 	case f.Email+f.EABKeyID+f.EABKeyFile+f.CABundle+f.Staging != "":
-		return nil, flagError("acme-directory", errors.New("is missing: e-mail, EAB, CA bundle and staging are of its issuer; those of others are in --acme-issuers"))
+		return nil, program.FlagError("acme-directory", errors.New("is missing: e-mail, EAB, CA bundle and staging are of its issuer; those of others are in --acme-issuers"))
 	case f.IssuersFile == "":
 		return nil, nil
 	}
 	issuers, err := config.Open()
 	if err != nil {
-		return nil, flagError("acme-issuers", err)
+		return nil, program.FlagError("acme-issuers", err)
 	}
 	return issuers, nil
 }
@@ -191,7 +192,7 @@ func (p *plane) showCertificates(c *certificates, ctl *certs.Controller) {
 	}
 }
 
-// zapOf returns the core that a logger of newLogger sits on.
+// zapOf returns the core that a logger of program.LogFlags.New sits on.
 func zapOf(log logr.Logger) *zap.Logger {
 	if under, ok := log.GetSink().(zapr.Underlier); ok {
 		return under.GetUnderlying()

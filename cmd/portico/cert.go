@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/router/admin"
 	"github.com/portico-ingress/portico/router/view"
 )
@@ -78,10 +79,10 @@ type certificateView struct {
 
 func (f *certFlags) read(ctx context.Context) (served []admin.ServedCertificate, managed []admin.ManagedCertificate, err error) {
 	if f.output != "text" && f.output != "json" {
-		return nil, nil, usageError(flagError("output", fmt.Errorf("%q is neither text nor json", f.output)))
+		return nil, nil, program.UsageError(program.FlagError("output", fmt.Errorf("%q is neither text nor json", f.output)))
 	}
-	if err := checkAddr(f.addr); err != nil {
-		return nil, nil, usageError(flagError("debug-addr", err))
+	if err := program.CheckAddr(f.addr); err != nil {
+		return nil, nil, program.UsageError(program.FlagError("debug-addr", err))
 	}
 	return served, managed, errors.Join(f.get(ctx, "certificates", &served), f.get(ctx, "managed", &managed))
 }
@@ -150,7 +151,7 @@ func managedFor(list []admin.ManagedCertificate, host string) []admin.ManagedCer
 func (f *certFlags) why(ctx context.Context, name string, out io.Writer) error {
 	host, err := view.CanonicalHost(strings.TrimPrefix(name, "*."))
 	if err != nil {
-		return usageError(fmt.Errorf("%q is not a host: %w", name, err))
+		return program.UsageError(fmt.Errorf("%q is not a host: %w", name, err))
 	}
 	if strings.HasPrefix(name, "*.") {
 		host = "*." + host

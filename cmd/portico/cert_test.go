@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/portico-ingress/portico/cmd/internal/program"
 )
 
 const certManifest = `apiVersion: networking.k8s.io/v1
@@ -46,9 +48,9 @@ func serveIssuer(t *testing.T, dir string) (https, debug string, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	exit := make(chan int, 1)
 	go func() {
-		exit <- run(ctx, []string{"serve", "-f", "-", "--http-addr", "", "--https-addr", "127.0.0.1:0", "--admin-addr", "", "--debug-addr", "127.0.0.1:0",
+		exit <- program.Run(ctx, newRoot(), []string{"serve", "-f", "-", "--http-addr", "", "--https-addr", "127.0.0.1:0", "--admin-addr", "", "--debug-addr", "127.0.0.1:0",
 			"--local-ca=false", "--acme-issuers", issuers, "--acme-dir", filepath.Join(dir, "acme"), "--drain-timeout", "1s"},
-			streams{strings.NewReader(certManifest), io.Discard, log})
+			program.Streams{In: strings.NewReader(certManifest), Out: io.Discard, Err: log})
 	}()
 	https = "127.0.0.1" + log.until(t, `https://a\.localhost(:\d+)/`)[1]
 	debug = log.until(t, `all problems: http://(127\.0\.0\.1:\d+)/`)[1]

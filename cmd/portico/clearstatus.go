@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/status"
 	"github.com/portico-ingress/portico/controllers/translate"
 )
@@ -28,7 +29,7 @@ uninstall runs it. Addresses that another controller wrote stay.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&kubeconfig, "kubeconfig", "", kubeconfigUsage)
+	fs.StringVar(&kubeconfig, "kubeconfig", "", program.KubeconfigUsage)
 	fs.StringSliceVar(&names, "controller-name", []string{translate.DefaultControllerName}, "what the instance was started with; its first name counts")
 	fs.StringSliceVar(&namespaces, "namespaces", nil, "namespaces to look at (default: all)")
 	return cmd
@@ -37,9 +38,9 @@ uninstall runs it. Addresses that another controller wrote stay.`,
 func clearStatus(ctx context.Context, kubeconfig string, names, namespaces []string, w io.Writer) error {
 	kube, err := loadKube(kubeconfig)
 	if err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
-	c, err := client.New(kube.config, client.Options{Scheme: scheme.Scheme})
+	c, err := client.New(kube.Config, client.Options{Scheme: scheme.Scheme})
 	if err != nil {
 		return err
 	}

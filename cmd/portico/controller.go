@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/certs"
 	"github.com/portico-ingress/portico/controllers/ingress"
 	"github.com/portico-ingress/portico/controllers/status"
@@ -71,7 +72,7 @@ issuers of --acme-issuers or --acme-directory for. Without --publish-service, --
 }
 
 func (f *controllerFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.kubeconfig, "kubeconfig", "", kubeconfigUsage)
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", program.KubeconfigUsage)
 	fs.StringSliceVar(&f.namespaces, "namespaces", nil, "namespaces to watch (default: all)")
 	fs.StringSliceVar(&f.secrets, "secret-namespaces", nil, `namespaces in which Secrets are read besides --default-tls-secret; "": none (default: --namespaces)`)
 	fs.StringVar(&f.publishStatus, "publish-status", "own",
@@ -93,24 +94,24 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	st, err3 := f.status()
 	issued, err4 := f.acme.certificates()
 	if err := errors.Join(err1, err2, err3, err4, f.acme.checkNamespace()); err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
 	if issued != nil {
 		o.tokens = issued.tokens
 	}
-	log := newLogger(f.proxy.LogLevel, f.proxy.LogFormat, stderr)
+	log := f.proxy.Log.New(stderr)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log.WithName("client"))
 	kube, err := loadKube(f.kubeconfig)
 	if err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
 	p, err := newPlane(&f.proxy, o, r, false, stdout, log)
 	if err != nil {
 		return err
 	}
 	watches, apiserver := new(ingress.Watches), ingress.NewApiserver(log.WithName("apiserver"))
-	kube.config.Wrap(apiserver.Wrap)
+	kube.Config.Wrap(apiserver.Wrap)
 	mgr, err := f.manager(kube, watches, log)
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	if err := status.New(mgr, *st); err != nil {
 		return err
 	}
-	log.Info("starting", "version", versionNumber(), "controllerNames", f.routing.ControllerNames,
+	log.Info("starting", "version", program.Version(), "controllerNames", f.routing.ControllerNames,
 		"http", f.proxy.HTTPAddr, "https", f.proxy.HTTPSAddr, "admin", f.proxy.AdminAddr, "debug", f.proxy.DebugAddr)
 	return p.run(ctx, follower{mgr}, readiness(follows, certificates))
 }
@@ -178,8 +179,8 @@ func readiness(c *ingress.Controller, certificates *certs.Cluster) admin.Checks 
 	}
 }
 
-func (f *controllerFlags) manager(kube *kubeClient, watches *ingress.Watches, log logr.Logger) (manager.Manager, error) {
-	return manager.New(kube.config, manager.Options{
+func (f *controllerFlags) manager(kube *program.Kube, watches *ingress.Watches, log logr.Logger) (manager.Manager, error) {
+	return manager.New(kube.Config, manager.Options{
 		Scheme:         scheme.Scheme,
 		Logger:         log,
 		MapperProvider: ingress.NewRESTMapper,
@@ -190,12 +191,12 @@ func (f *controllerFlags) manager(kube *kubeClient, watches *ingress.Watches, lo
 
 // writerLease is what elects the replica that writes. It is not the manager's
 // election: that one would end the process when the apiserver is lost.
-func (f *controllerFlags) writerLease(kube *kubeClient) status.Lease {
+func (f *controllerFlags) writerLease(kube *program.Kube) status.Lease {
 	if !f.elect {
 		return status.Lease{}
 	}
 	return status.Lease{
-		Namespace: cmp.Or(f.leaseIn, kube.namespace),
+		Namespace: cmp.Or(f.leaseIn, kube.Namespace),
 		Name:      cmp.Or(f.lease, "portico-"+strings.ReplaceAll(f.routing.ControllerNames[0], "/", "-")),
 	}
 }
@@ -209,18 +210,18 @@ func (f *controllerFlags) status() (*status.Options, error) {
 			o.Publish = status.AllClasses
 		}
 	} else if f.publishStatus != "own" {
-		errs = append(errs, flagError("publish-status", fmt.Errorf(`%q is not "own", "true" or "false"`, f.publishStatus)))
+		errs = append(errs, program.FlagError("publish-status", fmt.Errorf(`%q is not "own", "true" or "false"`, f.publishStatus)))
 	}
 	if f.service != "" {
 		ns, name, err := namespacedName(f.service)
 		if err != nil {
-			errs = append(errs, flagError("publish-service", err))
+			errs = append(errs, program.FlagError("publish-service", err))
 		}
 		o.Source.Service = types.NamespacedName{Namespace: ns, Name: name}
 	}
 	for _, a := range f.addresses {
 		if _, err := netip.ParseAddr(a); err != nil && len(validation.IsDNS1123Subdomain(a)) > 0 {
-			errs = append(errs, flagError("publish-address", fmt.Errorf("%q is neither an address nor a DNS name", a)))
+			errs = append(errs, program.FlagError("publish-address", fmt.Errorf("%q is neither an address nor a DNS name", a)))
 		}
 	}
 	if err := o.Source.Validate(); err != nil {

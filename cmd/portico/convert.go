@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/manifest"
 )
 
@@ -21,26 +22,26 @@ fault.`,
 		Example: "  portico convert -f old.yaml | kubectl apply -f -",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return convert(paths, streams{cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()})
+			return convert(paths, program.Streams{In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()})
 		},
 	}
 	cmd.Flags().StringSliceVarP(&paths, "filename", "f", nil, "folder, file, or - for standard input; repeatable")
 	return cmd
 }
 
-func convert(paths []string, std streams) error {
+func convert(paths []string, std program.Streams) error {
 	if len(paths) == 0 {
-		return usageError(flagError("filename", fmt.Errorf("name a folder or file of manifests, or - for standard input")))
+		return program.UsageError(program.FlagError("filename", fmt.Errorf("name a folder or file of manifests, or - for standard input")))
 	}
-	set, faults := manifest.LoadFrom(std.in, paths...)
+	set, faults := manifest.LoadFrom(std.In, paths...)
 	for _, f := range faults {
-		fmt.Fprintln(std.err, f)
+		fmt.Fprintln(std.Err, f)
 	}
 	if len(faults) > 0 {
-		return usageError(fmt.Errorf("faults in the manifests: %d", len(faults)))
+		return program.UsageError(fmt.Errorf("faults in the manifests: %d", len(faults)))
 	}
 	if len(set.Ingresses) == 0 {
-		return usageError(fmt.Errorf("there is no Ingress in the manifests"))
+		return program.UsageError(fmt.Errorf("there is no Ingress in the manifests"))
 	}
 	var out bytes.Buffer
 	for i, ing := range set.Ingresses {
@@ -53,6 +54,6 @@ func convert(paths []string, std streams) error {
 		}
 		out.Write(text)
 	}
-	_, err := std.out.Write(out.Bytes())
+	_, err := std.Out.Write(out.Bytes())
 	return err
 }

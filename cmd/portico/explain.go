@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/folder"
 	"github.com/portico-ingress/portico/controllers/ingress"
 	"github.com/portico-ingress/portico/controllers/manifest"
@@ -64,7 +65,7 @@ the input is wrong.`,
 	}
 	fs := cmd.Flags()
 	fs.StringSliceVarP(&f.paths, "filename", "f", nil, "folder, file, or - for standard input; repeatable")
-	fs.StringVar(&f.kubeconfig, "kubeconfig", "", kubeconfigUsage)
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", program.KubeconfigUsage)
 	fs.StringSliceVar(&f.namespaces, "namespaces", nil, "namespaces to look at (default: all)")
 	fs.StringVarP(&f.method, "request", "X", "GET", "method of the request")
 	fs.StringArrayVarP(&f.headers, "header", "H", nil, `header field of the request, "Name: value"; repeatable; Host replaces the URL's host, X-Forwarded-* count with --trusted-proxies`)
@@ -82,20 +83,20 @@ func (f *explainFlags) run(ctx context.Context, url string, stdin io.Reader, std
 	errs := []error{err}
 	if f.from != "" {
 		if in.From, err = netip.ParseAddr(f.from); err != nil {
-			errs = append(errs, flagError("from", fmt.Errorf("%q is not an address", f.from)))
+			errs = append(errs, program.FlagError("from", fmt.Errorf("%q is not an address", f.from)))
 		}
 	}
-	if in.Trust, err = parsePrefixes(f.trusted); err != nil {
-		errs = append(errs, flagError("trusted-proxies", err))
+	if in.Trust, err = program.ParsePrefixes(f.trusted); err != nil {
+		errs = append(errs, program.FlagError("trusted-proxies", err))
 	}
 	if f.output != "text" && f.output != "json" {
-		errs = append(errs, flagError("output", fmt.Errorf("%q is neither text nor json", f.output)))
+		errs = append(errs, program.FlagError("output", fmt.Errorf("%q is neither text nor json", f.output)))
 	}
 	if len(f.paths) > 0 && f.kubeconfig != "" {
-		errs = append(errs, flagError("filename", errors.New("give either manifests or --kubeconfig")))
+		errs = append(errs, program.FlagError("filename", errors.New("give either manifests or --kubeconfig")))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
 	policy, err := dialPolicy(nil, len(f.paths) > 0)
 	if err != nil {
@@ -104,11 +105,11 @@ func (f *explainFlags) run(ctx context.Context, url string, stdin io.Reader, std
 	r.translate.CheckAddr = policy.Check
 	objects, faults, err := f.objects(ctx, r, stdin, stderr)
 	if err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
 	report, err := explainObjects(objects, r, in, len(f.paths) > 0 && f.localCA)
 	if err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
 	return f.finish(report, faults, stdout)
 }
@@ -123,9 +124,9 @@ func (f *explainFlags) finish(report *explain.Report, faults int, stdout io.Writ
 	}
 	switch {
 	case faults > 0:
-		return usageError(fmt.Errorf("faults in the manifests: %d; this is what the rest of them does", faults))
+		return program.UsageError(fmt.Errorf("faults in the manifests: %d; this is what the rest of them does", faults))
 	case !report.Routed():
-		return &codedError{code: exitNotRouted}
+		return &program.CodedError{Code: exitNotRouted}
 	}
 	return nil
 }
@@ -162,7 +163,7 @@ func (f *explainFlags) clusterObjects(ctx context.Context, r *routing, stderr io
 	if err != nil {
 		return nil, err
 	}
-	objects, refused, err := ingress.Load(ctx, kube.config, ingress.LoadOptions{Namespaces: f.namespaces, DefaultTLSSecret: r.defaultTLS})
+	objects, refused, err := ingress.Load(ctx, kube.Config, ingress.LoadOptions{Namespaces: f.namespaces, DefaultTLSSecret: r.defaultTLS})
 	for _, why := range refused {
 		fmt.Fprintln(stderr, "not readable:", why)
 	}

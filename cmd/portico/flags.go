@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/translate"
 	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/proxy"
@@ -60,7 +61,7 @@ type routing struct {
 
 func (f *routingFlags) options() (*routing, error) {
 	var errs []error
-	fail := func(flag string, err error) { errs = append(errs, flagError(flag, err)) }
+	fail := func(flag string, err error) { errs = append(errs, program.FlagError(flag, err)) }
 	r := &routing{translate: translate.Options{
 		ControllerNames: f.ControllerNames, WatchWithoutClass: f.WithoutClass,
 		ExternalNames: f.ExternalNames, RequireVerification: f.RequireVerified,
@@ -99,11 +100,6 @@ func (f *routingFlags) options() (*routing, error) {
 	return r, errors.Join(errs...)
 }
 
-// flagError names the flag and its variable, so that both can be found.
-func flagError(flag string, err error) error {
-	return fmt.Errorf("--%s ($%s): %w", flag, envName(flag), err)
-}
-
 func namespacedName(s string) (namespace, name string, err error) {
 	namespace, name, ok := strings.Cut(s, "/")
 	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
@@ -132,8 +128,7 @@ type proxyFlags struct {
 	ProxyProtocolFrom []string
 	AccessLog         bool
 	AllowUnderscores  bool
-	LogLevel          string
-	LogFormat         string
+	Log               program.LogFlags
 	HandshakeTimeout  time.Duration
 	DrainDelay        time.Duration
 	DrainTimeout      time.Duration
@@ -165,8 +160,7 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 		"addresses or CIDRs of senders that begin every connection with a PROXY protocol header (version 1 or 2)")
 	fs.BoolVar(&f.AccessLog, "access-log", true, "write one JSON line a request to standard output")
 	fs.BoolVar(&f.AllowUnderscores, "allow-underscores", false, `pass on header fields with "_" in their names`)
-	fs.StringVar(&f.LogLevel, "log-level", "info", "debug, info or error")
-	fs.StringVar(&f.LogFormat, "log-format", d.logFormat, "json or text")
+	f.Log.Register(fs, d.logFormat)
 	fs.DurationVar(&f.HandshakeTimeout, "handshake-timeout", 10*time.Second, "time for a PROXY protocol header, and for a TLS handshake")
 	fs.DurationVar(&f.DrainDelay, "drain-delay", d.drainDelay, "on SIGTERM, how long to go on accepting: until load balancers have noticed")
 	fs.DurationVar(&f.DrainTimeout, "drain-timeout", d.drainTimeout, "on SIGTERM, how long requests in flight and tunnels may take to finish")
@@ -187,28 +181,25 @@ func (f *proxyFlags) options() (*proxyOptions, error) {
 	o := &proxyOptions{redirectPort: f.RedirectPort}
 	check := func(flag string, err error) {
 		if err != nil {
-			errs = append(errs, flagError(flag, err))
+			errs = append(errs, program.FlagError(flag, err))
 		}
 	}
 	for flag, addr := range map[string]string{"http-addr": f.HTTPAddr, "https-addr": f.HTTPSAddr, "admin-addr": f.AdminAddr, "debug-addr": f.DebugAddr} {
-		check(flag, checkAddr(addr))
+		check(flag, program.CheckAddr(addr))
 	}
 	if f.HTTPAddr == "" && f.HTTPSAddr == "" {
 		check("http-addr", errors.New("with --https-addr empty too there is nothing to serve on"))
 	}
 	var err error
-	o.trusted, err = parsePrefixes(f.TrustedProxies)
+	o.trusted, err = program.ParsePrefixes(f.TrustedProxies)
 	check("trusted-proxies", err)
-	o.proxyProtocolFrom, err = parsePrefixes(f.ProxyProtocolFrom)
+	o.proxyProtocolFrom, err = program.ParsePrefixes(f.ProxyProtocolFrom)
 	check("proxy-protocol-from", err)
 	if o.redirectPort < 0 || o.redirectPort > 65535 {
 		check("https-redirect-port", fmt.Errorf("%d is not a port", o.redirectPort))
 	}
-	if !slices.Contains([]string{"debug", "info", "error"}, f.LogLevel) {
-		check("log-level", fmt.Errorf("%q is not debug, info or error", f.LogLevel))
-	}
-	if f.LogFormat != "json" && f.LogFormat != "text" {
-		check("log-format", fmt.Errorf("%q is neither json nor text", f.LogFormat))
+	if err := f.Log.Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if f.DrainDelay < 0 || f.DrainTimeout < 0 {
 		check("drain-delay", errors.New("drain times must not be negative"))
@@ -218,25 +209,6 @@ func (f *proxyFlags) options() (*proxyOptions, error) {
 	return o, errors.Join(errs...)
 }
 
-func checkAddr(addr string) error {
-	if addr == "" {
-		return nil
-	}
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("%q is not of the form HOST:PORT or :PORT", addr)
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("%q: port %q is not a number from 0 to 65535", addr, port)
-	}
-	if host != "" && host != "localhost" {
-		if _, err := netip.ParseAddr(host); err != nil {
-			return fmt.Errorf("%q: host %q is not an IP address", addr, host)
-		}
-	}
-	return nil
-}
-
 func portOf(addr string) int {
 	_, port, _ := net.SplitHostPort(addr)
 	n, _ := strconv.Atoi(port)
@@ -244,31 +216,6 @@ func portOf(addr string) int {
 }
 
 func listenPort(ln net.Listener) int { return portOf(ln.Addr().String()) }
-
-// parsePrefixes reads CIDRs and single addresses. IPv4 in IPv6 counts as IPv4,
-// as it does for clients.
-func parsePrefixes(list []string) (view.Trust, error) {
-	var out view.Trust
-	for _, s := range list {
-		s = strings.TrimSpace(s)
-		if addr, err := netip.ParseAddr(s); err == nil {
-			addr = addr.Unmap()
-			out = append(out, netip.PrefixFrom(addr, addr.BitLen()))
-			continue
-		}
-		p, err := netip.ParsePrefix(s)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("%q is neither an address nor a CIDR", s)
-		case p.Addr().Is4In6() && p.Bits() < 96:
-			return nil, fmt.Errorf("%q mixes IPv4 and IPv6", s)
-		case p.Addr().Is4In6():
-			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-		}
-		out = append(out, p.Masked())
-	}
-	return out, nil
-}
 
 // registerTimeouts registers one flag for each phase of a request. Zero means
 // the default, which the usage names.

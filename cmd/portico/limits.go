@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/router/proxy"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/wire"
@@ -51,11 +52,11 @@ func (f *limitFlags) register(fs *pflag.FlagSet) {
 func (f *limitFlags) validate() (errs []error) {
 	f.each(func(field *int, name string, _, from, to int, _ string) {
 		if *field < from || *field > to {
-			errs = append(errs, flagError(name, fmt.Errorf("%d is not from %d to %d", *field, from, to)))
+			errs = append(errs, program.FlagError(name, fmt.Errorf("%d is not from %d to %d", *field, from, to)))
 		}
 	})
 	if f.EjectTime <= 0 {
-		errs = append(errs, flagError("backend-eject-time", fmt.Errorf("%s is no time", f.EjectTime)))
+		errs = append(errs, program.FlagError("backend-eject-time", fmt.Errorf("%s is no time", f.EjectTime)))
 	}
 	return errs
 }

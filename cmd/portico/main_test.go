@@ -18,6 +18,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/portico-ingress/portico/cmd/internal/program"
 )
 
 // asProgram is set in the environment of a test binary that is to be portico.
@@ -34,7 +36,7 @@ func TestMain(m *testing.M) {
 func execute(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, err bytes.Buffer
-	code = run(t.Context(), args, streams{strings.NewReader(stdin), &out, &err})
+	code = program.Run(t.Context(), newRoot(), args, program.Streams{In: strings.NewReader(stdin), Out: &out, Err: &err})
 	return code, out.String(), err.String()
 }
 
@@ -183,12 +185,12 @@ func TestEveryFlagHasAVariable(t *testing.T) {
 }
 
 func TestParsePrefixes(t *testing.T) {
-	got, err := parsePrefixes([]string{"10.1.2.3", "10.0.0.0/8", "::ffff:192.0.2.0/120", "2001:db8::1"})
+	got, err := program.ParsePrefixes([]string{"10.1.2.3", "10.0.0.0/8", "::ffff:192.0.2.0/120", "2001:db8::1"})
 	if want := "[10.1.2.3/32 10.0.0.0/8 192.0.2.0/24 2001:db8::1/128]"; err != nil || fmt.Sprint(got) != want {
 		t.Errorf("got %v, %v; want %s", got, err, want)
 	}
 	for _, bad := range []string{"x", "10.0.0.0/33", "::ffff:0.0.0.0/64"} {
-		if _, err := parsePrefixes([]string{bad}); err == nil {
+		if _, err := program.ParsePrefixes([]string{bad}); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
 	}
@@ -258,9 +260,9 @@ func TestServe(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	exit := make(chan int, 1)
 	go func() {
-		exit <- run(ctx, []string{"serve", "-f", manifest, "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0",
+		exit <- program.Run(ctx, newRoot(), []string{"serve", "-f", manifest, "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0",
 			"--admin-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0", "--state-dir", t.TempDir(), "--drain-timeout", "1m"},
-			streams{strings.NewReader(""), io.Discard, log})
+			program.Streams{In: strings.NewReader(""), Out: io.Discard, Err: log})
 	}()
 	base := log.until(t, `(http://app\.localhost:\d+)/`)[1]
 	client := &http.Client{Transport: &http.Transport{
@@ -363,8 +365,8 @@ spec:
 	ctx, stop := context.WithCancel(t.Context())
 	exit := make(chan int, 1)
 	go func() {
-		exit <- run(ctx, []string{"serve", "-f", "-", "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0",
-			"--admin-addr", "", "--debug-addr", "", "--local-ca=false"}, streams{strings.NewReader(manifests), io.Discard, log})
+		exit <- program.Run(ctx, newRoot(), []string{"serve", "-f", "-", "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0",
+			"--admin-addr", "", "--debug-addr", "", "--local-ca=false"}, program.Streams{In: strings.NewReader(manifests), Out: io.Discard, Err: log})
 	}()
 	defer func() { stop(); <-exit }()
 	secure := log.until(t, `https://a\.localhost:\d+/`)[0]

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/router/admin"
 	"github.com/portico-ingress/portico/router/listen"
 	"github.com/portico-ingress/portico/router/proxy"
@@ -303,7 +304,7 @@ func openSockets(f *proxyFlags) (*sockets, error) {
 		}
 		ln, err := listen.Listen(x.addr)
 		if err != nil {
-			errs = append(errs, flagError(x.flag, err))
+			errs = append(errs, program.FlagError(x.flag, err))
 			continue
 		}
 		*x.to = ln

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/prove"
 )
 
@@ -38,7 +39,7 @@ in its namespace, and to patch Deployments. helm test runs it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.kubeconfig, "kubeconfig", "", kubeconfigUsage)
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", program.KubeconfigUsage)
 	fs.StringVarP(&f.Namespace, "namespace", "n", "", "where the application is made (default: the pod's namespace, or that of the kubeconfig's context)")
 	fs.StringVar(&f.IngressClass, "ingress-class", "portico", "IngressClass of its Ingress")
 	fs.StringVar(&f.Address, "address", "", "HOST:PORT where the controller takes HTTPS (default: the address in the Ingress's status, port 443)")
@@ -71,20 +72,20 @@ func newProveBackend() *cobra.Command {
 
 func (f *proveFlags) run(ctx context.Context, w io.Writer) error {
 	if f.Rollouts < 1 || f.Connections < 1 || f.Timeout <= 0 {
-		return usageError(fmt.Errorf("--rollouts, --connections and --timeout must be more than 0"))
+		return program.UsageError(fmt.Errorf("--rollouts, --connections and --timeout must be more than 0"))
 	}
 	if f.Image == "" {
-		return usageError(flagError("image", fmt.Errorf("name the image that the cluster runs: kubectl get pods -A -l app.kubernetes.io/name=portico -o jsonpath='{..image}'")))
+		return program.UsageError(program.FlagError("image", fmt.Errorf("name the image that the cluster runs: kubectl get pods -A -l app.kubernetes.io/name=portico -o jsonpath='{..image}'")))
 	}
 	kube, err := loadKube(f.kubeconfig)
 	if err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
-	if f.Client, err = client.New(kube.config, client.Options{Scheme: scheme.Scheme}); err != nil {
+	if f.Client, err = client.New(kube.Config, client.Options{Scheme: scheme.Scheme}); err != nil {
 		return err
 	}
 	if f.Namespace == "" {
-		f.Namespace = kube.namespace
+		f.Namespace = kube.Namespace
 	}
 	f.Name, f.Progress = "portico-prove-"+utilrand.String(5), w
 	result, err := prove.Run(ctx, f.Options)
@@ -95,7 +96,7 @@ func (f *proveFlags) run(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	if result.Lost() > 0 || result.Answered == 0 {
-		return &codedError{code: exitFailure, err: fmt.Errorf("%d of %d requests were lost", result.Lost(), result.Sent)}
+		return &program.CodedError{Code: program.ExitFailure, Err: fmt.Errorf("%d of %d requests were lost", result.Lost(), result.Sent)}
 	}
 	return nil
 }

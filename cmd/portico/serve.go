@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/controllers/folder"
 	"github.com/portico-ingress/portico/controllers/manifest"
 	"github.com/portico-ingress/portico/router"
@@ -48,7 +49,7 @@ name an issuer of --acme-issuers or --acme-directory get theirs from it.`,
 		Example: "  portico serve -f config/samples\n  kubectl get ing,svc,endpointslices,secrets -o yaml | portico serve -f -",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.run(cmd.Context(), streams{cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()})
+			return f.run(cmd.Context(), program.Streams{In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()})
 		},
 	}
 	fs := cmd.Flags()
@@ -62,7 +63,7 @@ name an issuer of --acme-issuers or --acme-directory get theirs from it.`,
 	return cmd
 }
 
-func (f *serveFlags) run(ctx context.Context, std streams) error {
+func (f *serveFlags) run(ctx context.Context, std program.Streams) error {
 	r, err1 := f.routing.options()
 	o, err2 := f.proxy.options()
 	var err3 error
@@ -71,21 +72,21 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 	}
 	issued, err4 := f.acme.certificates()
 	if err := errors.Join(err3, checkPaths(f.paths), err1, err2, err4); err != nil {
-		return usageError(err)
+		return program.UsageError(err)
 	}
 	if issued != nil {
 		o.tokens = issued.tokens
 	}
 	f.proxy.Timeouts.DrainIdle = time.Second // a browser's idle connection must not hold up Ctrl-C
-	log := newLogger(f.proxy.LogLevel, f.proxy.LogFormat, std.err)
-	p, err := newPlane(&f.proxy, o, r, true, std.out, log)
+	log := f.proxy.Log.New(std.Err)
+	p, err := newPlane(&f.proxy, o, r, true, std.Out, log)
 	if err != nil {
 		return err
 	}
 	ca := f.openCA(log)
 	opts := folder.Options{
-		Paths: f.paths, Stdin: std.in, Translate: r.translate, Pools: defaultPools(r.router.Default),
-		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, CA: ca, Report: std.err, Log: log.WithName("folder"),
+		Paths: f.paths, Stdin: std.In, Translate: r.translate, Pools: defaultPools(r.router.Default),
+		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, CA: ca, Report: std.Err, Log: log.WithName("folder"),
 	}
 	parts := together{}
 	if issued != nil {
@@ -97,7 +98,7 @@ func (f *serveFlags) run(ctx context.Context, std streams) error {
 		parts = append(parts, alone{ctl})
 	}
 	parts = append(parts, folder.New(opts))
-	go f.welcome(ctx, p, ca, std.err)
+	go f.welcome(ctx, p, ca, std.Err)
 	return p.run(ctx, parts, p.published)
 }
 
@@ -118,7 +119,7 @@ func checkPaths(paths []string) error {
 	var errs []error
 	for _, path := range paths {
 		if _, err := os.Stat(path); path != manifest.Stdin && err != nil {
-			errs = append(errs, flagError("filename", err))
+			errs = append(errs, program.FlagError("filename", err))
 		}
 	}
 	return errors.Join(errs...)

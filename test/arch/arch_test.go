@@ -75,12 +75,13 @@ var rules = map[string]rule{
 	"controllers/node":       {floor: 3, ours: []string{"controllers/translate", "router/l4"}, banned: with(noEngine(), "github.com/google/nftables", "the kernel is an interface: router/l4/nft is wired in cmd")},
 	"controllers/prove":      {floor: 3, ours: []string{"controllers/prove/load"}, banned: noEngine()},
 	"controllers/prove/load": {floor: 0, banned: dataPath},
+	"cmd/internal/program":   {floor: 3, banned: noEngine()},
 	"cmd/portico-demo":       {floor: 4},
 }
 
 // anything lists packages that wire the parts together, and those that only
 // tests import.
-var anything = []string{"cmd/portico", "test"}
+var anything = []string{"cmd/portico", "cmd/portico-node", "test"}
 
 func noEngine() map[string]string {
 	return map[string]string{module + "/router/proxy": "the Kubernetes half and the data path meet only in cmd, through router/publish"}

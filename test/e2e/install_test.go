@@ -100,7 +100,7 @@ func buildImage(t *testing.T, dir string) (program, archive string) {
 		t.Fatal(err)
 	}
 	program = filepath.Join(dir, "portico")
-	if err := (image.Program{Dir: root, Package: "./cmd/portico", LDFlags: "-X main.version=e2e"}).Build(t.Context(), runtime.GOARCH, program); err != nil {
+	if err := (image.Program{Dir: root, Package: "./cmd/portico", LDFlags: "-X github.com/portico-ingress/portico/cmd/internal/program.version=e2e"}).Build(t.Context(), runtime.GOARCH, program); err != nil {
 		t.Fatal(err)
 	}
 	archive = filepath.Join(dir, "portico.tar")

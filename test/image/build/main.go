@@ -35,6 +35,9 @@ func main() {
 // registry is the chart's default. The archive may be pushed anywhere.
 const registry = "portico.dev/"
 
+// variables is what the linker knows our programs' version and commit by.
+const variables = "github.com/portico-ingress/portico/cmd/internal/program."
+
 type builder struct{ out, version, commit string }
 
 func (b builder) build(ctx context.Context, name string, archs []string) error {

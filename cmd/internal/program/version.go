@@ -1,4 +1,4 @@
-package main
+package program
 
 import (
 	"cmp"
@@ -13,7 +13,8 @@ import (
 // toolchain recorded.
 var version, commit string
 
-func versionNumber() string {
+// Version is the version of this build.
+func Version() string {
 	if info, ok := debug.ReadBuildInfo(); version == "" && ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
@@ -33,21 +34,18 @@ func commitID() string {
 	return ""
 }
 
-func versionText() string {
-	text := "portico " + versionNumber()
-	if c := commitID(); c != "" {
-		text += " commit " + c
-	}
-	return fmt.Sprintf("%s %s %s/%s", text, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}
-
-func newVersion() *cobra.Command {
+// NewVersion returns the command that prints the version.
+func NewVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
+			text := cmd.Root().Name() + " " + Version()
+			if c := commitID(); c != "" {
+				text += " commit " + c
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s/%s\n", text, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

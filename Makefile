@@ -14,7 +14,7 @@ RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/portico and bin/portico-demo
+build: ## build bin/portico, bin/portico-node and bin/portico-demo
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 run: build ## serve config/samples on ports 8080 and 8443 without a cluster, with demo backends
@@ -35,7 +35,7 @@ test: ## run every test, with the race detector, against a real etcd and kube-ap
 test-root: ## the tests that send packets through network namespaces (root)
 	@((EUID == 0)) || { echo "make test-root: needs root: it makes network namespaces" >&2; exit 1; }
 	@for p in nft conntrack ip; do command -v $$p >/dev/null || { echo "make test-root: $$p is missing (apt-get install nftables conntrack iproute2)" >&2; exit 1; }; done
-	$(GO) test $(RACE) -tags root -count=1 -p 1 -parallel 4 -timeout 20m ./router/l4/nft ./router/l4/conntrack
+	$(GO) test $(RACE) -tags root -count=1 -p 1 -parallel 4 -timeout 20m ./router/l4/... ./cmd/portico-node
 
 acme: ## certificates with the real program, a real ACME server and BIND: killed at each step of an order, many at once
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
@@ -74,7 +74,7 @@ full: ## everything that is run before an issue is resolved (hours)
 	$(MAKE) verify test test-root quickstart microbench bench bench-node scale e2e-full
 	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 $(MAKE) acme ACME_FLAGS=-v
 
-images: ## build the container image as an OCI archive in bin/images, without a container engine
+images: ## build the container images as OCI archives in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'
 
 clean: ## remove bin/; the cache of built tools stays

@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 )
@@ -9,6 +10,8 @@ import (
 // Health answers /healthz and /livez as kube-proxy does: both with 503 if
 // changes do not reach the kernel in time, and /healthz also if the node is
 // about to be deleted, so that load balancers stop sending new connections.
+// /readyz, which kube-proxy does not have, answers 503 and what is waited for
+// until the first complete picture is in the kernel.
 func (c *Controller) Health() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -20,7 +23,22 @@ func (c *Controller) Health() http.Handler {
 		h, healthy, _ := c.state.report()
 		c.opts.Metrics.livez.WithLabelValues(answer(w, h, healthy)).Inc()
 	})
+	mux.HandleFunc("GET /readyz", c.ready)
 	return mux
+}
+
+func (c *Controller) ready(w http.ResponseWriter, _ *http.Request) {
+	select {
+	case <-c.Programmed():
+		fmt.Fprintln(w, "ok")
+		return
+	default:
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	for _, why := range c.Waiting() {
+		fmt.Fprintln(w, why)
+	}
+	fmt.Fprintln(w, errNotProgrammed)
 }
 
 // answer writes a page and returns its code.

@@ -163,8 +163,9 @@ func equalNodes(a, b l4.Node) bool {
 		a.Pods.Interface == b.Pods.Interface && a.Pods.InterfacePrefix == b.Pods.InterfacePrefix
 }
 
-// interfaceAddresses returns the addresses of all interfaces.
-func interfaceAddresses() ([]netip.Addr, error) {
+// InterfaceAddresses returns the addresses of all interfaces of the network
+// namespace that the process is in.
+func InterfaceAddresses() ([]netip.Addr, error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of the interfaces: %w", err)

@@ -99,7 +99,7 @@ func New(opts Options) (*Controller, error) {
 		opts.Audit = defaultAudit
 	}
 	if opts.Addresses == nil {
-		opts.Addresses = interfaceAddresses
+		opts.Addresses = InterfaceAddresses
 	}
 	c := &Controller{opts: opts, inspect: make(chan func(*owner)), state: newState()}
 	c.inbox = newInbox(func() { c.state.queued(); opts.Metrics.queued() })

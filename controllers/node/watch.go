@@ -27,13 +27,14 @@ type watches struct{ all []*watched }
 
 func newWatches(o Options, in *inbox) *watches {
 	core, discovery, networking := o.Client.CoreV1(), o.Client.DiscoveryV1(), o.Client.NetworkingV1()
-	ours := func(l *metav1.ListOptions) { l.LabelSelector = translate.SelectForwarded }
+	ours := func(l *metav1.ListOptions) { l.LabelSelector = o.Translate.SelectServices() }
+	theirs := func(l *metav1.ListOptions) { l.LabelSelector = o.Translate.SelectSlices() }
 	ownNode := func(l *metav1.ListOptions) {
 		l.FieldSelector = fields.OneTermEqualSelector("metadata.name", o.Translate.NodeName).String()
 	}
 	return &watches{[]*watched{
 		newWatched("services", &corev1.Service{}, source{listOf(core.Services("").List), core.Services("").Watch, ours, false}, in, o.Client, serviceStore{o.Translate, in}),
-		newWatched("endpointslices", &discoveryv1.EndpointSlice{}, source{listOf(discovery.EndpointSlices("").List), discovery.EndpointSlices("").Watch, ours, false}, in, o.Client, sliceStore{o.Translate, in}),
+		newWatched("endpointslices", &discoveryv1.EndpointSlice{}, source{listOf(discovery.EndpointSlices("").List), discovery.EndpointSlices("").Watch, theirs, false}, in, o.Client, sliceStore{o.Translate, in}),
 		newWatched("servicecidrs", &networkingv1.ServiceCIDR{}, source{listOf(networking.ServiceCIDRs().List), networking.ServiceCIDRs().Watch, nil, true}, in, o.Client, cidrStore{in}),
 		newWatched("nodes", &corev1.Node{}, source{listOf(core.Nodes().List), core.Nodes().Watch, ownNode, false}, in, o.Client, nodeStore{in}),
 	}}

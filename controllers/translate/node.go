@@ -19,6 +19,9 @@ import (
 type NodeOptions struct {
 	// NodeName tells which endpoints are local.
 	NodeName string
+	// ProxyName is the label service.kubernetes.io/service-proxy-name of the
+	// Services that are forwarded; empty: those without it.
+	ProxyName string
 	// ExternalIPs and LoadBalancerIPs say which such addresses of Services
 	// are answered.
 	ExternalIPs, LoadBalancerIPs AddressRule
@@ -46,23 +49,24 @@ const (
 	ReasonPortIgnored    diag.Reason = "PortIgnored"
 )
 
-// labelServiceProxyName hands a Service to another proxy (KEP-2447).
-const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
+// LabelServiceProxyName hands a Service to another proxy (KEP-2447).
+const LabelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 
 // defaultAffinity is Kubernetes' timeout of the affinity ClientIP.
 const defaultAffinity = 3 * time.Hour
 
-// Forwarded reports whether a node forwards connections to a Service: it has a
+// forwarded reports whether a node forwards connections to a Service: it has a
 // ClusterIP, and nobody else was asked to.
-func Forwarded(s *corev1.Service) bool {
-	_, another := s.Labels[labelServiceProxyName]
-	return !another && s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone
+func (o NodeOptions) forwarded(s *corev1.Service) bool {
+	proxy, named := s.Labels[LabelServiceProxyName]
+	ours := proxy == o.ProxyName && named == (o.ProxyName != "")
+	return ours && s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone
 }
 
 // NodeService translates a Service for a node, without its endpoints; nil if
-// it is not Forwarded. WithEndpoints adds them.
+// it is not forwarded. WithEndpoints adds them.
 func NodeService(o NodeOptions, s *corev1.Service) (*l4.Service, []diag.Problem) {
-	if !Forwarded(s) {
+	if !o.forwarded(s) {
 		return nil, nil
 	}
 	t := nodeTranslator{ref: diag.Ref{Kind: "Service", Namespace: s.Namespace, Name: s.Name, UID: string(s.UID)}, generation: s.Generation}

@@ -17,10 +17,23 @@ import (
 // forwards to.
 const labelHeadless = "service.kubernetes.io/headless"
 
-// SelectForwarded is the label selector of Services and EndpointSlices that
-// concern nodes: those of headless Services, and of Services that another
-// program was asked to forward, need not be sent.
-const SelectForwarded = "!" + labelServiceProxyName + ",!" + labelHeadless
+// SelectServices is the label selector of Services that concern a node: those
+// of another proxy, and headless ones, need not be sent.
+func (o NodeOptions) SelectServices() string {
+	if o.ProxyName != "" {
+		return LabelServiceProxyName + "=" + o.ProxyName + ",!" + labelHeadless
+	}
+	return "!" + LabelServiceProxyName + ",!" + labelHeadless
+}
+
+// SelectSlices is that of EndpointSlices. Those that the cluster makes have the
+// labels of their Service; those that are written by hand need not.
+func (o NodeOptions) SelectSlices() string {
+	if o.ProxyName != "" {
+		return "!" + labelHeadless
+	}
+	return o.SelectServices()
+}
 
 // NodeSlice is an EndpointSlice as a node sees it.
 type NodeSlice struct {

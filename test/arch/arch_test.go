@@ -58,6 +58,7 @@ var rules = map[string]rule{
 	"tls/acme":            {floor: 1, ours: []string{"router/view", "tls/certstore"}, banned: map[string]string{"k8s.io/": "its storage is an interface: it serves a folder as well", "sigs.k8s.io/": "its storage is an interface: it serves a folder as well", "net/http/httputil": noHTTPUtil}},
 	"router/l4/nft":       {floor: 1, ours: []string{"router/l4"}, banned: with(dataPath, module+"/controllers", "the kernel is programmed from a plan, whoever made it")},
 	"router/l4/conntrack": {floor: 1, ours: []string{"router/l4"}, banned: with(dataPath, module+"/controllers", "flows are forgotten by a plan, whoever made it")},
+	"router/l4/preflight": {floor: 1, banned: with(dataPath, module+"/controllers", "a node is looked at before anybody tells it what to do")},
 	"router/upstream":     {floor: 1, ours: []string{"router/view", "router/policy", "router/wire", "router/wire/h2"}, banned: dataPath},
 	"router/publish":      {floor: 2, ours: []string{"router", "router/upstream", "router/view", "tls/certstore"}, banned: dataPath},
 	"router/proxy": {floor: 2, ours: []string{"router", "router/upstream", "router/view", "router/policy", "router/wire", "router/wire/h2"},

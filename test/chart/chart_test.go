@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -48,38 +47,37 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	dir, err := os.MkdirTemp("", "portico-chart-")
-	if err != nil {
+	var err error
+	if programs, err = os.MkdirTemp("", "portico-chart-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	binary = filepath.Join(dir, "portico")
 	ctrl.SetLogger(logr.Discard())
 	code := envtest.Run(m)
-	_ = os.RemoveAll(dir)
+	_ = os.RemoveAll(programs)
 	os.Exit(code)
 }
 
-// binary is where program builds. Set by TestMain.
-var binary string
+// programs is where program builds. Set by TestMain.
+var programs string
 
-var build = sync.OnceValues(func() ([]byte, error) {
-	return exec.Command("go", "build", "-o", binary, "../../cmd/portico").CombinedOutput()
-})
-
-// program is portico, built once.
-func program(t *testing.T) string {
+// program is one of our commands, built once. Tests here run one by one.
+func program(t *testing.T, name string) string {
 	t.Helper()
-	if out, err := build(); err != nil {
+	path := filepath.Join(programs, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "../../cmd/"+name).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return binary
+	return path
 }
 
 // inputs reads what helm and the go command read in these tests, because go
 // test takes an earlier result for good unless a file that it saw read changed.
 func inputs() error {
-	for _, dir := range []string{chart, "../../cmd/portico", "../../config"} {
+	for _, dir := range []string{chart, nodeChart, "../../cmd", "../../config"} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
@@ -107,26 +105,33 @@ func helm(t *testing.T, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// rendered is what values files render, by name. Tests here run one by one.
+// rendered is what values files render, by file. Tests here run one by one.
 var rendered = map[string]string{}
 
-// forEach runs a test on what every values file renders.
+// forEach runs a test on what every values file of the controller's chart
+// renders.
 func forEach(t *testing.T, test func(t *testing.T, name, text string)) {
 	t.Helper()
-	files, err := filepath.Glob("testdata/*.values.yaml")
+	forEachIn(t, chart, "testdata", test)
+}
+
+// forEachIn does so for a chart and a folder.
+func forEachIn(t *testing.T, chart, dir string, test func(t *testing.T, name, text string)) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.values.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no values: %v", err)
 	}
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".values.yaml")
 		t.Run(name, func(t *testing.T) {
-			text, ok := rendered[name]
+			text, ok := rendered[file]
 			if !ok {
 				var err error
 				if text, err = helm(t, "template", "edge", chart, "-n", "portico-system", "-f", file); err != nil {
 					t.Fatal(err)
 				}
-				rendered[name] = text
+				rendered[file] = text
 			}
 			test(t, name, text)
 		})
@@ -369,16 +374,20 @@ func create(ctx context.Context, c client.Client, pod *corev1.Pod) error {
 
 // TestFlags: every flag that the chart gives exists, and the values are taken.
 func TestFlags(t *testing.T) {
-	binary := program(t)
-	forEach(t, func(t *testing.T, _, text string) {
-		args := podTemplate(t, text).Spec.Containers[0].Args
-		mountIssuers(t, text, args)
-		// With a kubeconfig that does not exist it gets as far as flags go.
-		out, err := exec.CommandContext(t.Context(), binary, append(args, "--kubeconfig=/does/not/exist")...).CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "no way to an apiserver") {
-			t.Errorf("%v: %s", args, out)
-		}
-	})
+	binary := program(t, "portico")
+	forEach(t, func(t *testing.T, _, text string) { takesFlags(t, binary, text) })
+}
+
+// takesFlags runs a program as the pods do. With a kubeconfig that does not
+// exist it gets as far as flags go.
+func takesFlags(t *testing.T, binary, text string) {
+	t.Helper()
+	args := podTemplate(t, text).Spec.Containers[0].Args
+	mountIssuers(t, text, args)
+	out, err := exec.CommandContext(t.Context(), binary, append(args, "--kubeconfig=/does/not/exist")...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no way to an apiserver") || strings.Count(string(out), "\n") > 1 {
+		t.Errorf("%v: %s", args, out)
+	}
 }
 
 // mountIssuers puts the files of the issuers where the arguments will find them.

@@ -116,7 +116,7 @@ func (in *installation) start(t *testing.T) (stop func() string) {
 	args := append(in.args, "--kubeconfig="+in.kubeconfig(t), "--http-addr=127.0.0.1:0", "--https-addr=127.0.0.1:0",
 		"--admin-addr=", "--debug-addr=", "--drain-delay=0s", "--drain-timeout=0s")
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, program(t), args...)
+	cmd := exec.CommandContext(ctx, program(t, "portico"), args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = patience
 	var log bytes.Buffer

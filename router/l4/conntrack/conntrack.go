@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package conntrack has the kernel forget UDP flows to endpoints that are gone.
 // A TCP connection ends; a UDP flow goes on being translated to where it was
 // sent first for as long as the client keeps sending.
@@ -69,6 +71,16 @@ func (t *Table) Reconcile(ctx context.Context, p *l4.Plan) (int, error) {
 		}
 	}
 	return t.delete(ctx, w)
+}
+
+// Translated counts the connections and flows that lead elsewhere than they were
+// sent, whoever translated them: those that break when translations go.
+func (t *Table) Translated() (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v4, err4 := t.translated(false)
+	v6, err6 := t.translated(true)
+	return v4 + v6, errors.Join(err4, err6)
 }
 
 // delete goes through the flows that may be meant and deletes those that are.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package conntrack
 
 import (
@@ -18,6 +20,7 @@ const (
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
+	ctaStatus     = 3
 	ctaID         = 12
 	ctaFilter     = 25 // since Linux 5.8
 
@@ -39,6 +42,9 @@ const (
 	filterProtocol        = 1 << 3
 	filterDestinationPort = 1 << 5
 )
+
+// destinationTranslated is IPS_DST_NAT, a bit of ctaStatus.
+const destinationTranslated = 1 << 5
 
 // flow is a UDP flow as the kernel knows it.
 type flow struct {
@@ -85,6 +91,28 @@ func (t *Table) list(q query) ([]flow, error) {
 		}
 	}
 	return out, nil
+}
+
+// translated counts the flows of a family, of any protocol, that lead elsewhere
+// than the client sent them.
+func (t *Table) translated(ipv6 bool) (int, error) {
+	replies, err := t.ask(msgGet, netlink.Dump, ipv6, nil)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, m := range replies {
+		err := decode(m.Data[min(4, len(m.Data)):], func(kind uint16, value []byte) error {
+			if kind == ctaStatus && len(value) == 4 && binary.BigEndian.Uint32(value)&destinationTranslated != 0 {
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			return n, fmt.Errorf("conntrack: %w", err)
+		}
+	}
+	return n, nil
 }
 
 // remove deletes a flow, unless another has taken its place.

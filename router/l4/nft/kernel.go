@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package nft programs an l4.Plan into the kernel's nftables, through netlink:
 // one table for each address family, of which nothing else is ours, and in
 // which a change costs what it changes. README.md shows the layout.
@@ -13,9 +15,12 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/portico-ingress/portico/router/l4"
 )
+
+const defaultTable = "portico-node"
 
 // Options say what a Kernel programs.
 type Options struct {
@@ -45,7 +50,7 @@ var ErrNeedsReplace = errors.New("what the kernel holds is not known, everything
 
 // Open connects to the kernel. It programs nothing.
 func Open(o Options) (*Kernel, error) {
-	o.TableName = cmp.Or(o.TableName, "portico-node")
+	o.TableName = cmp.Or(o.TableName, defaultTable)
 	o.MasqueradeMark = cmp.Or(o.MasqueradeMark, 0x4000)
 	watcher, err := newWatcher(o.TableName)
 	if err != nil {
@@ -225,4 +230,35 @@ func (k *Kernel) Delete(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// Probe has the kernel examine everything of our layout and keep none of it: a
+// table of another name is made and deleted in one transaction.
+func Probe(ctx context.Context, o Options) error {
+	o.TableName = cmp.Or(o.TableName, defaultTable) + "-probe"
+	k, err := Open(o)
+	if err != nil {
+		return err
+	}
+	err = k.transact(ctx, func(*batch) error {
+		for _, f := range k.families {
+			if err := k.create(f); err != nil {
+				return err
+			}
+			k.conn.DelTable(f.table)
+		}
+		return nil
+	})
+	return errors.Join(err, k.Close())
+}
+
+// Present reports whether our tables are there.
+func (k *Kernel) Present() (bool, error) {
+	for _, f := range k.families {
+		_, err := k.ask(f, unix.NFT_MSG_GETTABLE, 0, netlink.Attribute{Type: unix.NFTA_TABLE_NAME, Data: cString(f.table.Name)})
+		if err == nil || !errors.Is(err, unix.ENOENT) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }

@@ -1,5 +1,5 @@
-// Command build writes the container image of portico as an OCI archive, with
-// a list of the modules in it (CycloneDX) inside and beside it. It needs no
+// Command build writes the container images of our programs as OCI archives, each
+// with a list of the modules in it (CycloneDX) inside and beside it. It needs no
 // container engine and no registry; two builds of the same commit are equal.
 package main
 
@@ -22,13 +22,16 @@ func main() {
 	version := flag.String("version", "dev", "version, and tag of the image")
 	commit := flag.String("commit", "", "commit that is built")
 	archs := flag.String("arch", "amd64,arm64", "architectures, as in GOARCH")
+	programs := flag.String("programs", "portico,portico-node", "names of the programs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	b := builder{out: *out, version: *version, commit: *commit}
-	if err := b.build(ctx, "portico", strings.Split(*archs, ",")); err != nil {
-		fmt.Fprintln(os.Stderr, "image:", err)
-		os.Exit(1)
+	for name := range strings.SplitSeq(*programs, ",") {
+		if err := b.build(ctx, name, strings.Split(*archs, ",")); err != nil {
+			fmt.Fprintln(os.Stderr, "image:", err)
+			os.Exit(1)
+		}
 	}
 }
 
@@ -77,7 +80,7 @@ func firstOf(errs ...error) error {
 
 func (b builder) image(ctx context.Context, name, arch string) (*image.Image, error) {
 	binary := filepath.Join(b.out, name+"-"+arch)
-	program := image.Program{Dir: ".", Package: "./cmd/" + name, LDFlags: "-X main.version=" + b.version + " -X main.commit=" + b.commit}
+	program := image.Program{Dir: ".", Package: "./cmd/" + name, LDFlags: "-X " + variables + "version=" + b.version + " -X " + variables + "commit=" + b.commit}
 	if err := program.Build(ctx, arch, binary); err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ images: ## build the container images as OCI archives in bin/images, without a c
 clean: ## remove bin/; the cache of built tools stays
 	rm -rf bin
 
-cluster-up: ## start a two-node cluster on this computer (root); PROXY=none leaves kube-proxy out
+cluster-up: ## start a two-node cluster on this computer (root); PROXY=ours has portico-node in place of kube-proxy, none neither
 	@$(GO) build -o bin/cluster ./test/cluster/cmd/cluster
 	@bin/cluster up $(if $(STATE),--state $(STATE)) $(if $(PROXY),--proxy $(PROXY))
 

@@ -44,6 +44,7 @@ import (
 // What forwards packets for Services.
 const (
 	ProxyNFTables = "nftables" // kube-proxy in its nftables mode
+	ProxyOurs     = "ours"     // portico-node, built from this tree
 	ProxyNone     = "none"     // nothing: ClusterIPs and NodePorts do not work
 )
 
@@ -54,7 +55,7 @@ type Options struct {
 	State string
 	// Nodes is how many there are, 1 to 9. Zero is 2.
 	Nodes int
-	// Proxy is ProxyNFTables, also if empty, or ProxyNone.
+	// Proxy is ProxyNFTables, also if empty, ProxyOurs or ProxyNone.
 	Proxy string
 	// Images are OCI archives to load besides TestImage.
 	Images []string
@@ -75,9 +76,9 @@ func (o *Options) complete() (err error) {
 	switch o.Proxy {
 	case "":
 		o.Proxy = ProxyNFTables
-	case ProxyNFTables, ProxyNone:
+	case ProxyNFTables, ProxyOurs, ProxyNone:
 	default:
-		return fmt.Errorf("proxy %q: it is %s or %s", o.Proxy, ProxyNFTables, ProxyNone)
+		return fmt.Errorf("proxy %q: it is %s, %s or %s", o.Proxy, ProxyNFTables, ProxyOurs, ProxyNone)
 	}
 	return nil
 }
@@ -274,7 +275,7 @@ func (c *Cluster) Down(ctx context.Context) error { return Down(ctx, c.state) }
 func (c *Cluster) Control() *Machine { return c.control }
 
 // Nodes are the nodes, whose names are those of their Node objects. Their
-// processes are containerd, kubelet and kube-proxy.
+// processes are containerd, kubelet, and kube-proxy or portico-node.
 func (c *Cluster) Nodes() []*Machine { return c.nodes }
 
 // State is the cluster's folder.

@@ -121,6 +121,34 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestOurs is a cluster whose Services portico-node forwards, in place of
+// kube-proxy.
+func TestOurs(t *testing.T) {
+	before := takeStock(t)
+	c := up(t, cluster.Options{Proxy: cluster.ProxyOurs})
+	client, err := c.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &suite{c, client}
+	for _, node := range c.Nodes() {
+		if out, err := node.Exec(t.Context(), "nft", "list", "tables"); err != nil || !strings.Contains(out, "table ip portico-node") || strings.Contains(out, "kube-proxy") {
+			t.Errorf("tables of %s: %s, %v", node.Name, out, err)
+		}
+	}
+	t.Run("nodes", s.nodes)
+	t.Run("deployment", s.deployment)
+	t.Run("services", s.services)
+	t.Run("dns", s.dns)
+	t.Run("readiness", s.readiness)
+	t.Run("host port", s.hostPort)
+	t.Run("apiserver outage", s.outage)
+	if err := c.Down(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before.compare(t, takeStock(t))
+}
+
 type suite struct {
 	*cluster.Cluster
 	client kubernetes.Interface

@@ -28,14 +28,19 @@ const (
 // tools are the names that the test image has toolbox under.
 var tools = []string{"pause", "sleep", "touch", "rm", "exists", "get", "lookup", "door", "serve"}
 
-// buildImages writes the archives and returns their paths.
+// buildImages writes the archives and returns their paths. It builds what else of
+// this tree a cluster runs.
 func (c *Cluster) buildImages(ctx context.Context) ([]string, error) {
 	dir := filepath.Join(c.state, "images")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	toolbox, demo := filepath.Join(dir, "toolbox"), filepath.Join(dir, "portico-demo")
-	for pkg, out := range map[string]string{"./test/cluster/toolbox": toolbox, "./cmd/portico-demo": demo} {
+	sources := map[string]string{"./test/cluster/toolbox": toolbox, "./cmd/portico-demo": demo}
+	if c.options.Proxy == ProxyOurs {
+		sources["./cmd/portico-node"] = c.ours()
+	}
+	for pkg, out := range sources {
 		if err := (image.Program{Dir: c.programs.Root, Package: pkg}).Build(ctx, runtime.GOARCH, out); err != nil {
 			return nil, err
 		}

@@ -113,7 +113,7 @@ func (c *Cluster) startRuntime(ctx context.Context, k int) error {
 	})
 }
 
-// startNode starts kubelet and, unless left out, kube-proxy.
+// startNode starts kubelet and, unless left out, what forwards for Services.
 func (c *Cluster) startNode(ctx context.Context, k int) error {
 	node := c.nodes[k]
 	err := node.Start(ctx, Process{Name: "kubelet", Args: []string{
@@ -127,10 +127,27 @@ func (c *Cluster) startNode(ctx context.Context, k int) error {
 	if err != nil || c.options.Proxy == ProxyNone {
 		return err
 	}
-	return node.Start(ctx, Process{Name: "kube-proxy", Args: []string{
-		c.programs.kube("kube-proxy"), "--config", filepath.Join(node.dir, "kube-proxy.yaml"),
-	}})
+	return c.StartProxy(ctx, node, c.options.Proxy)
 }
+
+// proxies are the names of the processes that forward packets for Services.
+var proxies = map[string]string{ProxyNFTables: "kube-proxy", ProxyOurs: "portico-node"}
+
+// StartProxy starts what forwards packets for Services on a node, also beside
+// another. The name of the process is kube-proxy or portico-node; the latter's
+// program is there in a cluster that was made with ProxyOurs.
+func (c *Cluster) StartProxy(ctx context.Context, node *Machine, proxy string) error {
+	args := []string{c.programs.kube("kube-proxy"), "--config", filepath.Join(node.dir, "kube-proxy.yaml")}
+	if proxy == ProxyOurs {
+		// It has kube-proxy's rights; the address of the apiserver is the one of
+		// the kubeconfig, which no Service is needed to reach.
+		args = []string{c.ours(), "run", "--kubeconfig", c.pki.Kubeconfig("kube-proxy"), "--node-name", node.Name, "--cluster-cidr", podRange}
+	}
+	return node.Start(ctx, Process{Name: proxies[proxy], Args: args})
+}
+
+// ours is the program that ProxyOurs runs.
+func (c *Cluster) ours() string { return filepath.Join(c.state, "images", "portico-node") }
 
 // awaitNode returns when the node is Ready, and tells it its range of pods, as
 // kubeadm's controller manager would have done.
@@ -157,7 +174,7 @@ func (c *Cluster) awaitNode(ctx context.Context, client kubernetes.Interface, k 
 	if c.options.Proxy == ProxyNone {
 		return nil
 	}
-	return node.ended(ctx, "kube-proxy")
+	return node.ended(ctx, proxies[c.options.Proxy])
 }
 
 func nodeReady(node *corev1.Node) error {

@@ -48,33 +48,40 @@ type edge struct {
 // setUp makes the cluster, the image and the installation.
 func setUp(t *testing.T) *edge {
 	t.Helper()
+	dir := tempDir(t)
+	program, archive := buildImage(t, dir, "portico")
+	e := newEdge(t, cluster.Options{Images: []string{archive}})
+	e.portico, e.balancer, e.ca, e.caFile = program, e.Balancer(1), testcert.New(t), filepath.Join(dir, "ca.crt")
+	if err := os.WriteFile(e.caFile, testcert.PEM(e.ca.Cert), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// newEdge makes a cluster, with nothing of ours in it.
+func newEdge(t *testing.T, options cluster.Options) *edge {
+	t.Helper()
 	helm := os.Getenv("PORTICO_HELM")
 	if helm == "" {
 		t.Fatal("PORTICO_HELM is not set: run `make e2e`, which builds helm")
 	}
-	dir, err := os.MkdirTemp("", "portico-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	// Always the same folder: what a run left that was killed goes with the next.
 	state, err := cluster.StateDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	state += "-e2e"
-	if err := cluster.Down(t.Context(), state); err != nil {
+	options.State, options.Progress = state+"-e2e", t.Output()
+	if err := cluster.Down(t.Context(), options.State); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience) // the test's own is done by now
 		defer cancel()
-		if err := cluster.Down(ctx, state); err != nil {
+		if err := cluster.Down(ctx, options.State); err != nil {
 			t.Error(err)
 		}
 	})
-	program, archive := buildImage(t, dir)
-	c, err := cluster.Up(t.Context(), cluster.Options{State: state, Images: []string{archive}, Progress: t.Output()})
+	c, err := cluster.Up(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,36 +89,40 @@ func setUp(t *testing.T) *edge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &edge{
-		Cluster: c, client: client, helm: filepath.Join(helm, "helm"), portico: program,
-		balancer: c.Balancer(1), ca: testcert.New(t), caFile: filepath.Join(dir, "ca.crt"),
-	}
-	if err := os.WriteFile(e.caFile, testcert.PEM(e.ca.Cert), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return e
+	return &edge{Cluster: c, client: client, helm: filepath.Join(helm, "helm")}
 }
 
-// buildImage builds the portico in this tree, and its image.
-func buildImage(t *testing.T, dir string) (program, archive string) {
+// tempDir is one whose path is short enough for what clusters make of it.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "portico-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// buildImage builds one of the programs in this tree, and its image.
+func buildImage(t *testing.T, dir, name string) (program, archive string) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	program = filepath.Join(dir, "portico")
-	if err := (image.Program{Dir: root, Package: "./cmd/portico", LDFlags: "-X github.com/portico-ingress/portico/cmd/internal/program.version=e2e"}).Build(t.Context(), runtime.GOARCH, program); err != nil {
+	program = filepath.Join(dir, name)
+	if err := (image.Program{Dir: root, Package: "./cmd/" + name, LDFlags: "-X github.com/portico-ingress/portico/cmd/internal/program.version=e2e"}).Build(t.Context(), runtime.GOARCH, program); err != nil {
 		t.Fatal(err)
 	}
-	archive = filepath.Join(dir, "portico.tar")
+	archive = filepath.Join(dir, name+".tar")
 	f, err := os.Create(archive)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	_, err = image.Write(f, []string{"portico.test/portico:e2e"}, &image.Image{
-		Architecture: runtime.GOARCH, Uncompressed: true, Entrypoint: []string{"/portico"},
-		Files: []image.File{{Path: "/portico", Source: program, Mode: 0o755}},
+	_, err = image.Write(f, []string{"portico.test/" + name + ":e2e"}, &image.Image{
+		Architecture: runtime.GOARCH, Uncompressed: true, Entrypoint: []string{"/" + name},
+		Files: []image.File{{Path: "/" + name, Source: program, Mode: 0o755}},
 	})
 	if err != nil {
 		t.Fatal(err)

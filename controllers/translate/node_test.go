@@ -18,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/portico-ingress/portico/controllers/translate"
@@ -190,4 +191,36 @@ func FuzzNodeService(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestProxyName: a Service goes to the proxy that its label names, and to
+// nobody else.
+func TestProxyName(t *testing.T) {
+	const label = translate.LabelServiceProxyName
+	for _, tc := range []struct {
+		ours   string
+		labels map[string]string
+		want   bool
+	}{
+		{"", nil, true},
+		{"", map[string]string{label: "other"}, false},
+		{"", map[string]string{label: ""}, false},
+		{"portico", map[string]string{label: "portico"}, true},
+		{"portico", map[string]string{label: "other"}, false},
+		{"portico", nil, false},
+	} {
+		o := translate.NodeOptions{NodeName: "node1", ProxyName: tc.ours}
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", Labels: tc.labels}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7"}}
+		if got, _ := translate.NodeService(o, svc); (got != nil) != tc.want {
+			t.Errorf("--service-proxy-name %q, labels %v: forwarded %t", tc.ours, tc.labels, got != nil)
+		}
+		selector, err := labels.Parse(o.SelectServices())
+		if err != nil || selector.Matches(labels.Set(tc.labels)) != tc.want {
+			t.Errorf("--service-proxy-name %q, labels %v: the selector %q says otherwise, %v", tc.ours, tc.labels, selector, err)
+		}
+		// A slice that was written by hand has no label.
+		if selector, err := labels.Parse(o.SelectSlices()); err != nil || !selector.Matches(labels.Set{}) {
+			t.Errorf("--service-proxy-name %q: a slice without labels is not followed, %v", tc.ours, err)
+		}
+	}
 }

@@ -63,7 +63,11 @@ func up(ctx context.Context, options cluster.Options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf(ready, c.Kubeconfig(), filepath.Join(c.Tools(), "kubectl"), cluster.TestImage, c.Nodes()[0].Address, c.State())
+	inMake, inFlag := "", ""
+	if usual, err := cluster.StateDir(); err != nil || usual != c.State() {
+		inMake, inFlag = " STATE="+c.State(), " --state "+c.State()
+	}
+	fmt.Printf(ready, c.Kubeconfig(), filepath.Join(c.Tools(), "kubectl"), cluster.TestImage, c.Nodes()[0].Address, c.State(), inMake, inFlag)
 	return nil
 }
 
@@ -71,9 +75,9 @@ const ready = `
 A Kubernetes cluster is up. This computer is outside of it and reaches its
 NodePorts; images are not pulled, there is no way to the internet.
 
-  make cluster-shell            a shell with kubectl and helm
-  make cluster-shell ON=node1   a shell in the first node, with nft, conntrack, ctr
-  make cluster-down             ends it all
+  make cluster-shell%[6]s            a shell with kubectl and helm
+  make cluster-shell%[6]s ON=node1   a shell in the first node, with nft, conntrack, ctr
+  make cluster-down%[6]s             ends it all
 
 or: export KUBECONFIG=%[1]s
     alias kubectl=%[2]s
@@ -86,7 +90,7 @@ An application:
 
 Portico in front of it; make images says the VERSION it has built:
 
-  make images && bin/cluster load bin/images/portico.oci.tar
+  make images && bin/cluster load%[7]s bin/images/portico.oci.tar
   helm install portico charts/portico --set image.tag=VERSION --set service.type=NodePort
   kubectl rollout status deployment portico
   kubectl create ingress web --class=portico --rule='web.example.com/*=web:80'
@@ -129,6 +133,7 @@ func load(ctx context.Context, state string, archives []string) error {
 		if err := c.LoadImage(ctx, archive); err != nil {
 			return err
 		}
+		fmt.Printf("%s is in every node\n", archive)
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ test: ## run every test, with the race detector, against a real etcd and kube-ap
 test-root: ## the tests that send packets through network namespaces (root)
 	@((EUID == 0)) || { echo "make test-root: needs root: it makes network namespaces" >&2; exit 1; }
 	@for p in nft conntrack ip; do command -v $$p >/dev/null || { echo "make test-root: $$p is missing (apt-get install nftables conntrack iproute2)" >&2; exit 1; }; done
+	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
 	$(GO) test $(RACE) -tags root -count=1 -p 1 -parallel 4 -timeout 20m ./router/l4/... ./cmd/portico-node
 
 acme: ## certificates with the real program, a real ACME server and BIND: killed at each step of an order, many at once

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -67,10 +68,14 @@ func newEdge(t *testing.T, options cluster.Options) *edge {
 	}
 	// Always the same folder: what a run left that was killed goes with the next.
 	state, err := cluster.StateDir()
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(state), 0o755)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	options.State, options.Progress = state+"-e2e", t.Output()
+	alone(t, options.State)
 	if err := cluster.Down(t.Context(), options.State); err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +95,21 @@ func newEdge(t *testing.T, options cluster.Options) *edge {
 		t.Fatal(err)
 	}
 	return &edge{Cluster: c, client: client, helm: filepath.Join(helm, "helm")}
+}
+
+// alone keeps other runs away from the cluster in a folder until the test ends:
+// each begins with ending what is there.
+func alone(t *testing.T, state string) {
+	t.Helper()
+	file := state + ".run"
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatalf("another run of these tests has the cluster in %s (lock %s: %v); wait for its end", state, file, err)
+	}
 }
 
 // tempDir is one whose path is short enough for what clusters make of it.

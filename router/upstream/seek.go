@@ -103,12 +103,17 @@ func (l *lane) join(again bool) seeker {
 	defer l.addr.mu.Unlock()
 	k := make(seeker, 1)
 	if again {
-		l.seekers = slices.Insert(l.seekers, 0, k)
+		l.line(slices.Insert(l.seekers, 0, k))
 	} else {
-		l.seekers = append(l.seekers, k)
+		l.line(append(l.seekers, k))
 	}
-	l.seeking.Add(1)
 	return k
+}
+
+// line sets who is in line. a.mu is held.
+func (l *lane) line(seekers []seeker) {
+	l.seekers = seekers
+	l.seeking.Store(int32(len(seekers)))
 }
 
 // depart takes k out of line and calls the next one: there may be room for it
@@ -117,8 +122,7 @@ func (l *lane) depart(k seeker) {
 	l.addr.mu.Lock()
 	defer l.addr.mu.Unlock()
 	if i := slices.Index(l.seekers, k); i >= 0 {
-		l.seekers = slices.Delete(l.seekers, i, i+1)
-		l.seeking.Add(-1)
+		l.line(slices.Delete(l.seekers, i, i+1))
 	}
 	l.callNext()
 }
@@ -134,8 +138,7 @@ func (l *lane) next() {
 func (l *lane) callNext() {
 	if len(l.seekers) > 0 {
 		l.seekers[0] <- word{}
-		l.seekers = slices.Delete(l.seekers, 0, 1)
-		l.seeking.Add(-1)
+		l.line(slices.Delete(l.seekers, 0, 1))
 	}
 }
 
@@ -144,8 +147,7 @@ func (l *lane) callAll(what word) {
 	for _, k := range l.seekers {
 		k <- what
 	}
-	l.seekers = nil
-	l.seeking.Store(0)
+	l.line(nil)
 }
 
 // demand gets a new session, unless there is one that was not seen, or enough.

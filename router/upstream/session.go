@@ -98,7 +98,7 @@ func (s *session) begin(ctx context.Context, req *Request) *call {
 	if s.leaving {
 		go s.lane.drop(s) // in case it left before it was on the list
 	}
-	if s.leaving || s.conn.Streams() >= sessionStreams {
+	if !s.room() {
 		return nil
 	}
 	st, err := s.conn.Open(req.streamHead(s.lane.way.scheme()), req.Length == 0)
@@ -111,6 +111,11 @@ func (s *session) begin(ctx context.Context, req *Request) *call {
 	s.arm(now)
 	s.flush()
 	return c
+}
+
+// room reports whether another stream may be opened. mu is held.
+func (s *session) room() bool {
+	return !s.leaving && s.conn.Streams() < sessionStreams && s.conn.CanOpen()
 }
 
 // current reports whether the name still leads to where s is connected.
@@ -166,7 +171,7 @@ func (s *session) feed(p []byte) (int, error) {
 
 // rest notes that no stream is open any more. mu is held.
 func (s *session) rest(now time.Time) {
-	if s.lane.seeking.Load() > 0 && s.conn.CanOpen() {
+	if s.lane.seeking.Load() > 0 && s.room() {
 		go s.lane.next() // which has a lock that is taken first
 	}
 	if s.conn.Streams() > 0 {

@@ -4,11 +4,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,69 +14,24 @@ import (
 	"time"
 
 	"github.com/portico-ingress/portico/test/netns"
+	"github.com/portico-ingress/portico/test/nodeapi"
 )
 
-// apiserver answers what a node asks for with these objects, in the namespace.
-// Nothing changes.
-type apiserver map[string][]any
-
-func (a apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	kind := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
-	w.Header().Set("Content-Type", "application/json")
-	switch {
-	case r.Method == http.MethodPost: // an Event
-		w.WriteHeader(http.StatusCreated)
-		_, _ = io.Copy(w, r.Body)
-	case kind == "version":
-		_, _ = io.WriteString(w, `{"gitVersion":"v1.37.2"}`)
-	case r.FormValue("sendInitialEvents") != "": // then it lists
-		w.WriteHeader(http.StatusUnprocessableEntity)
-		_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422}`)
-	case r.FormValue("watch") != "":
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-	default:
-		list := lists[kind]
-		_ = json.NewEncoder(w).Encode(map[string]any{"kind": list.kind, "apiVersion": list.version, "metadata": map[string]any{"resourceVersion": "1"}, "items": a[kind]})
-	}
-}
-
-var lists = map[string]struct{ kind, version string }{
-	"services": {"ServiceList", "v1"}, "nodes": {"NodeList", "v1"},
-	"endpointslices": {"EndpointSliceList", "discovery.k8s.io/v1"}, "servicecidrs": {"ServiceCIDRList", "networking.k8s.io/v1"},
-}
-
-type object = map[string]any
+type object = nodeapi.Object
 
 // cluster is a Service with an endpoint on a node.
-func cluster() apiserver {
+func cluster() nodeapi.Objects {
 	named := func(name string, labels object) object {
 		return object{"name": name, "namespace": "default", "labels": labels, "resourceVersion": "1"}
 	}
 	port := []any{object{"name": "http", "port": 80, "protocol": "TCP"}}
-	return apiserver{
+	return nodeapi.Objects{
 		"services": {object{"metadata": named("web", nil), "spec": object{"type": "ClusterIP", "clusterIP": "10.96.7.7", "clusterIPs": []any{"10.96.7.7"}, "ports": port}}},
 		"endpointslices": {object{"metadata": named("web-1", object{"kubernetes.io/service-name": "web"}), "addressType": "IPv4", "ports": []any{object{"name": "http", "port": 8080, "protocol": "TCP"}},
 			"endpoints": []any{object{"addresses": []any{"10.244.1.9"}, "conditions": object{"ready": true}}}}},
 		"servicecidrs": {object{"metadata": object{"name": "kubernetes"}, "spec": object{"cidrs": []any{"10.96.0.0/16"}}}},
 		"nodes":        {object{"metadata": object{"name": "n1"}, "spec": object{"podCIDRs": []any{"10.244.1.0/24"}}}},
 	}
-}
-
-// serve makes an apiserver that a namespace reaches, and returns its URL.
-func serve(t *testing.T, n *netns.Namespace, a apiserver) string {
-	t.Helper()
-	var ln net.Listener
-	var err error
-	n.Do(func() { ln, err = net.Listen("tcp", "127.0.0.1:0") })
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &http.Server{Handler: a}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(ln) }()
-	t.Cleanup(func() { _ = s.Close(); <-done })
-	return (&url.URL{Scheme: "http", Host: ln.Addr().String()}).String()
 }
 
 // process is a portico-node that runs in a namespace.
@@ -166,7 +118,7 @@ func answers(t *testing.T, n *netns.Namespace, code int, want []string, args ...
 func TestLife(t *testing.T) {
 	n := netns.New(t)
 	n.Run(t, "nft", "add", "table", "ip", "somebody")
-	api := "--apiserver=" + serve(t, n, cluster())
+	api := "--apiserver=" + nodeapi.Serve(t, n, cluster())
 	kube := "--kubeconfig=" + kubeconfig(t, "https://192.0.2.1:6443")
 	answers(t, n, 0, []string{"has programmed nothing here"}, "--cleanup")
 
@@ -249,7 +201,7 @@ func TestCheck(t *testing.T) {
 	answers(t, n, 1, []string{"FAULT  sysctl net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1", "ok     nftables, IPv4", "ok     nftables, IPv6", "no rules of other proxies"}, "check")
 	n.Set(t, "ipv4/ip_forward", "1")
 	n.Run(t, "nft", "add", "table", "ip", "kube-proxy")
-	api := "--apiserver=" + serve(t, n, cluster())
+	api := "--apiserver=" + nodeapi.Serve(t, n, cluster())
 	answers(t, n, 0, []string{"nft delete table ip kube-proxy", "answers, version v1.37.2"}, "check", "--kubeconfig="+kubeconfig(t, "https://192.0.2.1:6443"), api)
 	if out := n.Run(t, "nft", "list", "ruleset"); strings.Contains(out, "portico") {
 		t.Errorf("check left something:\n%s", out)
@@ -266,7 +218,7 @@ func TestTakenAddresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, n, nil, "--kubeconfig="+kubeconfig(t, serve(t, n, cluster())))
+	p := start(t, n, nil, "--kubeconfig="+kubeconfig(t, nodeapi.Serve(t, n, cluster())))
 	p.until(t, "everything is programmed")
 	p.until(t, "the address is not free")
 	_ = taken.Close()

@@ -36,14 +36,14 @@ func TestRightsAreEnough(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := newInstallation(t, values)
 			stop := in.start(t)
-			in.eventually(t, func() error {
+			envtest.Eventually(t, patience, func() error {
 				return in.told(t, in.other, "Secret", "default", "the default certificate is self-signed")
 			})
-			in.eventually(t, func() error { return in.told(t, in.watched, "Ingress", "web", "") })
-			in.eventually(t, func() error { return in.addressed(t) })
+			envtest.Eventually(t, patience, func() error { return in.told(t, in.watched, "Ingress", "web", "") })
+			envtest.Eventually(t, patience, func() error { return in.addressed(t) })
 			if name == "listed" {
 				in.ingress(t, in.other)
-				in.eventually(t, func() error { return in.told(t, in.other, "Ingress", "web", "--secret-namespaces") })
+				envtest.Eventually(t, patience, func() error { return in.told(t, in.other, "Ingress", "web", "--secret-namespaces") })
 			}
 			if log := stop(); strings.Contains(strings.ToLower(log), "forbidden") {
 				t.Errorf("something was refused:\n%s", log)
@@ -185,23 +185,4 @@ func (in *installation) addressed(t *testing.T) error {
 		return errors.New("the Ingress has no address")
 	}
 	return nil
-}
-
-func (in *installation) eventually(t *testing.T, condition func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal(err)
-		}
-	}
 }

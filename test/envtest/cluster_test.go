@@ -204,23 +204,7 @@ func ready(address string) discoveryv1.Endpoint { return endpoint(address, true,
 // eventually waits until the condition returns nil.
 func eventually(t testing.TB, condition func() error) {
 	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("still not after %v: %v", patience, err)
-		case <-t.Context().Done():
-			t.Fatalf("the test ended: %v", err)
-		}
-	}
+	envtest.Eventually(t, patience, condition)
 }
 
 // exists reports whether the apiserver has the object.

@@ -107,3 +107,26 @@ func Kubectl(t testing.TB, args ...string) string {
 	}
 	return string(out)
 }
+
+// Eventually waits until the condition returns nil, and fails the test if it does
+// not for so long.
+func Eventually(t testing.TB, patience time.Duration, condition func() error) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := condition()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("still not after %v: %v", patience, err)
+		case <-t.Context().Done():
+			t.Fatalf("the test ended: %v", err)
+		}
+	}
+}

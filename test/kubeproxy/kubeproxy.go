@@ -20,6 +20,7 @@ import (
 
 	"github.com/portico-ingress/portico/router/l4"
 	"github.com/portico-ingress/portico/test/netns"
+	"github.com/portico-ingress/portico/test/nodeapi"
 )
 
 // Assets names the folder with kube-proxy, as the tests with an apiserver have
@@ -48,7 +49,7 @@ func Start(t testing.TB, n *netns.Namespace, node l4.Node, services []*l4.Servic
 		}
 		return file
 	}
-	kubeconfig := write("kubeconfig", kubeconfig(serve(t, n, objects(node, services))))
+	kubeconfig := write("kubeconfig", kubeconfig(nodeapi.Serve(t, n, objects(node, services))))
 	p := &process{cmd: exec.Command(filepath.Join(os.Getenv(Assets), "kube-proxy"), "--config", write("config", config(node, kubeconfig)), "--v=2")}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	var err error

@@ -10,15 +10,21 @@ import (
 	"time"
 
 	"github.com/portico-ingress/portico/router/l4"
+	"github.com/portico-ingress/portico/test/nodeapi"
+)
+
+type (
+	object = nodeapi.Object
+	list   = []any
 )
 
 // objects are what a cluster has that shows itself to a node so.
-func objects(node l4.Node, services []*l4.Service) apiserver {
+func objects(node l4.Node, services []*l4.Service) nodeapi.Objects {
 	addresses := list{}
 	for _, ip := range node.IPs {
 		addresses = append(addresses, object{"type": "InternalIP", "address": ip.String()})
 	}
-	a := apiserver{"nodes": {object{
+	a := nodeapi.Objects{"nodes": {object{
 		"metadata": object{"name": node.Name, "resourceVersion": "1", "labels": object{"topology.kubernetes.io/zone": node.Zone}},
 		"spec":     object{}, "status": object{"addresses": addresses},
 	}}}

@@ -25,26 +25,18 @@ var differ = []struct{ to, why string }{
 // TestKubeProxyAgrees sends the same packets as TestPackets past the real
 // kube-proxy: what the tables say is what it does.
 func TestKubeProxyAgrees(t *testing.T) {
-	cases, err := flows.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range cases {
-		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t, c.Flows[0].Packet.Destination.Addr().Is6())
-			r.furnish(t, &c)
-			kubeproxy.Start(t, r.node, c.Node, c.Services)
-			for _, f := range c.Flows {
-				if slices.ContainsFunc(differ, func(d struct{ to, why string }) bool { return strings.Contains(f.Name, " to "+d.to) }) {
-					continue
-				}
-				if err := r.try(f); err != nil {
-					t.Errorf("%s: %v", f.Name, err)
-				}
+	eachTable(t, func(t *testing.T, r *rig, c flows.Case) {
+		r.furnish(t, &c)
+		kubeproxy.Start(t, r.node, c.Node, c.Services)
+		for _, f := range c.Flows {
+			if slices.ContainsFunc(differ, func(d struct{ to, why string }) bool { return strings.Contains(f.Name, " to "+d.to) }) {
+				continue
 			}
-		})
-	}
+			if err := r.try(f); err != nil {
+				t.Errorf("%s: %v", f.Name, err)
+			}
+		}
+	})
 }
 
 // TestKubeProxyAgreesAtRandom has kube-proxy program random Services, and tries

@@ -13,6 +13,19 @@ import (
 // TestPackets sends what the packet-flow tables describe through a kernel. What
 // they say of TCP must hold for UDP and SCTP.
 func TestPackets(t *testing.T) {
+	eachTable(t, func(t *testing.T, r *rig, c flows.Case) {
+		k := open(t, r.node)
+		r.run(t, k, &c)
+		for _, p := range []l4.Protocol{l4.UDP, l4.SCTP} {
+			if other, ok := as(p, c); ok && strings.Contains(c.Name, "/base/") {
+				r.run(t, k, &other)
+			}
+		}
+	})
+}
+
+// eachTable runs a test on every packet-flow table, with a rig of its own.
+func eachTable(t *testing.T, test func(t *testing.T, r *rig, c flows.Case)) {
 	cases, err := flows.Load()
 	if err != nil {
 		t.Fatal(err)
@@ -20,14 +33,7 @@ func TestPackets(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, c.Flows[0].Packet.Destination.Addr().Is6())
-			k := open(t, r.node)
-			r.run(t, k, &c)
-			for _, p := range []l4.Protocol{l4.UDP, l4.SCTP} {
-				if other, ok := as(p, c); ok && strings.Contains(c.Name, "/base/") {
-					r.run(t, k, &other)
-				}
-			}
+			test(t, newRig(t, c.Flows[0].Packet.Destination.Addr().Is6()), c)
 		})
 	}
 }

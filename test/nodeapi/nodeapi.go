@@ -1,23 +1,18 @@
 //go:build linux
 
-package kubeproxy
+// Package nodeapi is an apiserver in a network namespace that has what it is told
+// and nothing else, for programs that run on a node.
+package nodeapi
 
 import (
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/portico-ingress/portico/test/netns"
-)
-
-type (
-	object = map[string]any
-	list   = []any
 )
 
 // kinds are the lists that a node asks for: by resource, kind and API.
@@ -26,16 +21,22 @@ var kinds = map[string]struct{ kind, api string }{
 	"endpointslices": {"EndpointSliceList", "discovery.k8s.io/v1"}, "servicecidrs": {"ServiceCIDRList", "networking.k8s.io/v1"},
 }
 
-// apiserver has these objects, by resource. Nothing ever changes.
-type apiserver map[string]list
+// Object is an object of the API.
+type Object = map[string]any
 
-func (a apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Objects are all that there are, by resource. Nothing ever changes.
+type Objects map[string][]any
+
+// ServeHTTP implements http.Handler.
+func (o Objects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	w.Header().Set("Content-Type", "application/json")
 	switch {
 	case r.Method == http.MethodPost: // an Event
 		w.WriteHeader(http.StatusCreated)
 		_, _ = io.Copy(w, r.Body)
+	case resource == "version":
+		_, _ = io.WriteString(w, `{"gitVersion":"v1.37.2"}`)
 	case r.FormValue("sendInitialEvents") != "": // refused, so that it lists
 		w.WriteHeader(http.StatusUnprocessableEntity)
 		_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422}`)
@@ -43,17 +44,18 @@ func (a apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	case kinds[resource].kind != "":
-		_ = json.NewEncoder(w).Encode(object{"kind": kinds[resource].kind, "apiVersion": kinds[resource].api, "metadata": object{"resourceVersion": "1"}, "items": a[resource]})
+		_ = json.NewEncoder(w).Encode(Object{"kind": kinds[resource].kind, "apiVersion": kinds[resource].api, "metadata": Object{"resourceVersion": "1"}, "items": o[resource]})
 	case strings.Contains(r.URL.Path, "/nodes/"):
-		node := a["nodes"][0].(object)
-		_ = json.NewEncoder(w).Encode(object{"kind": "Node", "apiVersion": "v1", "metadata": node["metadata"], "spec": node["spec"], "status": node["status"]})
+		node := o["nodes"][0].(Object)
+		_ = json.NewEncoder(w).Encode(Object{"kind": "Node", "apiVersion": "v1", "metadata": node["metadata"], "spec": node["spec"], "status": node["status"]})
 	default:
 		http.NotFound(w, r)
 	}
 }
 
-// serve has an apiserver listen in a namespace, and returns its URL.
-func serve(t testing.TB, n *netns.Namespace, a apiserver) string {
+// Serve has the apiserver listen in a namespace until the test ends, and returns
+// its URL.
+func Serve(t testing.TB, n *netns.Namespace, o Objects) string {
 	t.Helper()
 	var ln net.Listener
 	var err error
@@ -61,26 +63,9 @@ func serve(t testing.TB, n *netns.Namespace, a apiserver) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: a}
+	s := &http.Server{Handler: o}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(ln) }()
 	t.Cleanup(func() { _ = s.Close(); <-done })
 	return "http://" + ln.Addr().String()
-}
-
-// fetch gets a page of a namespace.
-func fetch(n *netns.Namespace, address netip.AddrPort, path string) (string, error) {
-	var c net.Conn
-	var err error
-	n.Do(func() { c, err = net.DialTimeout("tcp", address.String(), time.Second) })
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.0\r\n\r\n"); err != nil {
-		return "", err
-	}
-	page, err := io.ReadAll(c)
-	return string(page), err
 }

@@ -3,9 +3,11 @@ package status
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
@@ -22,10 +24,14 @@ type fence struct {
 	until time.Time
 }
 
-// Create makes the Lease, ours if there is no error.
+// Create makes the Lease, ours if there is no error. Where the Lease comes with
+// the chart there is no right to do so, and the error says who brings it back.
 func (f *fence) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	asked := time.Now()
 	err := f.Interface.Create(ctx, record)
+	if apierrors.IsForbidden(err) {
+		err = fmt.Errorf("the Lease %s is missing; install again what made it (helm upgrade, or kubectl apply -k config/install), or allow to create Leases: %w", f.Describe(), err)
+	}
 	f.written(asked, record, err)
 	return err
 }

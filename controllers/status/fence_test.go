@@ -3,11 +3,14 @@ package status
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
@@ -18,6 +21,7 @@ type lease struct {
 }
 
 func (*lease) Identity() string { return "me" }
+func (*lease) Describe() string { return "portico-system/portico-leader" }
 func (l *lease) Create(context.Context, resourcelock.LeaderElectionRecord) error {
 	return l.err
 }
@@ -55,6 +59,20 @@ func TestFence(t *testing.T) {
 			t.Errorf("releasing what may be another's: %v", err)
 		}
 	})
+}
+
+// TestLeaseGone: who lost the chart's Lease, and may not make one, is told which
+// one and who brings it back.
+func TestLeaseGone(t *testing.T) {
+	gone := apierrors.NewForbidden(schema.GroupResource{Resource: "leases"}, "portico-leader", errors.New("no right"))
+	f := &fence{Interface: &lease{err: gone}, duration: 15 * time.Second}
+	err := f.Create(t.Context(), resourcelock.LeaderElectionRecord{HolderIdentity: "me"})
+	if !errors.Is(err, error(gone)) || !strings.Contains(err.Error(), "portico-system/portico-leader") || !strings.Contains(err.Error(), "helm upgrade") {
+		t.Error(err)
+	}
+	if f.holds() {
+		t.Error("holds a Lease that could not be made")
+	}
 }
 
 // TestTermEndsWithTheLease: a leader that cannot renew stops writing no later

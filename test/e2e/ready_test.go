@@ -6,12 +6,17 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portico-ingress/portico/test/cluster"
 )
@@ -47,33 +52,63 @@ func (e *edge) comesAndGoes(t *testing.T, app, container string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := func() (int, error) {
-		n := 0
-		for range 30 {
+	unready := e.toldUnready(t, app, pod)
+	e.kubectl(t, "", "exec", pod, "-c", container, "--", "touch", "/tmp/unready")
+	var known time.Time // when the apiserver told that the pod is not ready
+	select {
+	case known = <-unready:
+	case <-time.After(patience):
+		t.Fatalf("no EndpointSlice says that %s is not ready", pod)
+	}
+	last := known // that a request began which the pod got
+	e.eventually(t, "no request to the unready pod", func() error {
+		for i := range 30 {
+			began := time.Now()
 			got, err := e.ask(t, app+".example.test")
 			if err != nil {
-				return 0, err
+				return err
 			}
 			if got == pod {
-				n++
+				last = began
+				return fmt.Errorf("request %d of 30", i+1)
 			}
 		}
-		return n, nil
-	}
-	e.kubectl(t, "", "exec", pod, "-c", container, "--", "touch", "/tmp/unready")
-	e.eventually(t, "no request to the unready pod", func() error {
-		if n, err := seen(); err != nil || n > 0 {
-			return fmt.Errorf("%d of 30, %v", n, err)
-		}
 		return nil
 	})
+	t.Logf("the last request to the pod began %v after its EndpointSlice said that it is not ready", last.Sub(known).Round(time.Millisecond))
 	e.kubectl(t, "", "exec", pod, "-c", container, "--", "rm", "/tmp/unready")
 	e.eventually(t, "requests to the pod that is ready again", func() error {
-		if n, err := seen(); err != nil || n == 0 {
-			return fmt.Errorf("none of 30, %v", err)
+		for range 30 {
+			if got, err := e.ask(t, app+".example.test"); err != nil || got == pod {
+				return err
+			}
 		}
-		return nil
+		return errors.New("none of 30")
 	})
+}
+
+// toldUnready tells when a watch of the application's EndpointSlices first shows
+// the pod as not ready.
+func (e *edge) toldUnready(t *testing.T, app, pod string) <-chan time.Time {
+	t.Helper()
+	changes, err := e.client.DiscoveryV1().EndpointSlices("default").Watch(t.Context(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + app})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan time.Time, 1)
+	go func() {
+		defer changes.Stop()
+		for change := range changes.ResultChan() {
+			slice, ok := change.Object.(*discoveryv1.EndpointSlice)
+			if ok && slices.ContainsFunc(slice.Endpoints, func(ep discoveryv1.Endpoint) bool {
+				return ep.TargetRef != nil && ep.TargetRef.Name == pod && ep.Conditions.Ready != nil && !*ep.Conditions.Ready
+			}) {
+				seen <- time.Now()
+				return
+			}
+		}
+	}()
+	return seen
 }
 
 // ask sends a request over a connection of its own, and returns the pod that

@@ -44,10 +44,11 @@ acme: ## certificates with the real program, a real ACME server and BIND: killed
 	export PATH="$$PATH:/usr/sbin:/sbin"; command -v named >/dev/null || { echo "make acme: named is missing (apt-get install bind9)" >&2; exit 1; }; \
 	$(GO) test -tags acme -count=1 -parallel 7 -timeout 30m $(ACME_FLAGS) ./test/acme
 
-bench-node: ## measure what a node's forwarding costs to program and to use (root)
+bench-node: ## measure what a node's forwarding costs to program and to use, beside the real kube-proxy (root)
 	@((EUID == 0)) || { echo "make bench-node: needs root: it makes network namespaces" >&2; exit 1; }
-	$(GO) test -tags root -run '^$$' -bench Change -benchtime 2000x -timeout 30m ./router/l4/nft
-	$(GO) test -tags root -run '^$$' -bench Replace -benchtime 3x -timeout 30m ./router/l4/nft
+	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
+	bench() { $(GO) test -tags root -run '^$$' -timeout 60m -bench "$$1" -benchtime "$$2" "$$3"; }; \
+	bench Change 2000x ./router/l4/nft; bench Replace 3x ./router/l4/nft; bench Connect 60x ./router/l4/nft; bench Node 200x ./cmd/portico-node
 
 verify: ## check format, vet, staticcheck, layering, go.mod and generated files
 	@test/tools/verify.sh

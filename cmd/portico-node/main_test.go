@@ -33,7 +33,7 @@ func execute(ctx context.Context, args ...string) (code int, output string) {
 	return code, out.String()
 }
 
-func kubeconfig(t *testing.T, server string) string {
+func kubeconfig(t testing.TB, server string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	text := `{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":"` + server + `"}}],"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],"users":[{"name":"u","user":{}}]}`

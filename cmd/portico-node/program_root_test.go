@@ -58,7 +58,7 @@ func (l *output) String() string {
 	return l.text.String()
 }
 
-func start(t *testing.T, n *netns.Namespace, env []string, args ...string) *process {
+func start(t testing.TB, n *netns.Namespace, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(os.Args[0], append([]string{"run", "--node-name=n1"}, args...)...), log: &output{}}
 	p.cmd.Env = append(append(os.Environ(), asProgram+"=1"), env...)
@@ -81,7 +81,7 @@ func (p *process) kill() {
 }
 
 // until waits for a text in the log.
-func (p *process) until(t *testing.T, want string) {
+func (p *process) until(t testing.TB, want string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !strings.Contains(p.log.String(), want); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -118,7 +118,7 @@ func answers(t *testing.T, n *netns.Namespace, code int, want []string, args ...
 func TestLife(t *testing.T) {
 	n := netns.New(t)
 	n.Run(t, "nft", "add", "table", "ip", "somebody")
-	api := "--apiserver=" + nodeapi.Serve(t, n, cluster())
+	api := "--apiserver=" + nodeapi.Serve(t, n, cluster()).URL
 	kube := "--kubeconfig=" + kubeconfig(t, "https://192.0.2.1:6443")
 	answers(t, n, 0, []string{"has programmed nothing here"}, "--cleanup")
 
@@ -166,7 +166,7 @@ func TestLife(t *testing.T) {
 }
 
 // get fetches a page of the namespace.
-func get(t *testing.T, n *netns.Namespace, page string) string {
+func get(t testing.TB, n *netns.Namespace, page string) string {
 	t.Helper()
 	address, path, _ := strings.Cut(page, "/")
 	var c net.Conn
@@ -201,7 +201,7 @@ func TestCheck(t *testing.T) {
 	answers(t, n, 1, []string{"FAULT  sysctl net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1", "ok     nftables, IPv4", "ok     nftables, IPv6", "no rules of other proxies"}, "check")
 	n.Set(t, "ipv4/ip_forward", "1")
 	n.Run(t, "nft", "add", "table", "ip", "kube-proxy")
-	api := "--apiserver=" + nodeapi.Serve(t, n, cluster())
+	api := "--apiserver=" + nodeapi.Serve(t, n, cluster()).URL
 	answers(t, n, 0, []string{"nft delete table ip kube-proxy", "answers, version v1.37.2"}, "check", "--kubeconfig="+kubeconfig(t, "https://192.0.2.1:6443"), api)
 	if out := n.Run(t, "nft", "list", "ruleset"); strings.Contains(out, "portico") {
 		t.Errorf("check left something:\n%s", out)
@@ -218,7 +218,7 @@ func TestTakenAddresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, n, nil, "--kubeconfig="+kubeconfig(t, nodeapi.Serve(t, n, cluster())))
+	p := start(t, n, nil, "--kubeconfig="+kubeconfig(t, nodeapi.Serve(t, n, cluster()).URL))
 	p.until(t, "everything is programmed")
 	p.until(t, "the address is not free")
 	_ = taken.Close()

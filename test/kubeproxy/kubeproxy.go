@@ -28,11 +28,17 @@ import (
 const Assets = "KUBEBUILDER_ASSETS"
 
 // patience bounds the wait for its first rules; it is no measure.
-const patience = 2 * time.Minute
+const patience = 10 * time.Minute
 
 // Start runs kube-proxy in its nftables mode on a node with these Services, and
 // returns when it has programmed them. It ends with the test.
 func Start(t testing.TB, n *netns.Namespace, node l4.Node, services []*l4.Service) {
+	t.Helper()
+	StartAt(t, n, node, nodeapi.Serve(t, n, Objects(node, services)))
+}
+
+// StartAt is Start with an apiserver in the same namespace.
+func StartAt(t testing.TB, n *netns.Namespace, node l4.Node, api *nodeapi.Server) {
 	t.Helper()
 	if os.Getenv(Assets) == "" {
 		t.Fatal(Assets + " is not set: run `make test-root`, which builds kube-proxy, or set it to $(test/tools/assets.sh kube)")
@@ -49,7 +55,7 @@ func Start(t testing.TB, n *netns.Namespace, node l4.Node, services []*l4.Servic
 		}
 		return file
 	}
-	kubeconfig := write("kubeconfig", kubeconfig(nodeapi.Serve(t, n, objects(node, services))))
+	kubeconfig := write("kubeconfig", kubeconfig(api.URL))
 	p := &process{cmd: exec.Command(filepath.Join(os.Getenv(Assets), "kube-proxy"), "--config", write("config", config(node, kubeconfig)), "--v=2")}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	var err error

@@ -18,8 +18,8 @@ type (
 	list   = []any
 )
 
-// objects are what a cluster has that shows itself to a node so.
-func objects(node l4.Node, services []*l4.Service) nodeapi.Objects {
+// Objects are what a cluster has that shows itself to a node so.
+func Objects(node l4.Node, services []*l4.Service) nodeapi.Objects {
 	addresses := list{}
 	for _, ip := range node.IPs {
 		addresses = append(addresses, object{"type": "InternalIP", "address": ip.String()})
@@ -36,7 +36,7 @@ func objects(node l4.Node, services []*l4.Service) nodeapi.Objects {
 		for i, p := range s.Ports {
 			for j, g := range p.Groups {
 				if len(g.Endpoints) > 0 {
-					a["endpointslices"] = append(a["endpointslices"], slice(node.Name, s, p, g, fmt.Sprintf("%s-%d-%d", s.Name.Name, i, j)))
+					a["endpointslices"] = append(a["endpointslices"], EndpointSlice(node, s, i, j))
 				}
 			}
 		}
@@ -76,7 +76,9 @@ func service(s *l4.Service) object {
 	return object{"metadata": m, "spec": spec, "status": object{"loadBalancer": object{"ingress": ingress}}}
 }
 
-func slice(node string, s *l4.Service, p l4.Port, g *l4.Group, name string) object {
+// EndpointSlice is that of a group of a port of a Service, both by their index.
+func EndpointSlice(node l4.Node, s *l4.Service, port, group int) nodeapi.Object {
+	p, g := s.Ports[port], s.Ports[port].Groups[group]
 	endpoints := list{}
 	for _, e := range g.Endpoints {
 		endpoint := object{
@@ -84,10 +86,10 @@ func slice(node string, s *l4.Service, p l4.Port, g *l4.Group, name string) obje
 			"conditions": object{"ready": e.Ready, "serving": e.Serving, "terminating": e.Terminating},
 			"hints":      object{"forZones": hints(e.ForZones), "forNodes": hints(e.ForNodes)},
 		}
-		endpoint["nodeName"] = cmp.Or(e.Node, map[bool]string{true: node, false: "elsewhere"}[e.Local])
+		endpoint["nodeName"] = cmp.Or(e.Node, map[bool]string{true: node.Name, false: "elsewhere"}[e.Local])
 		endpoints = append(endpoints, endpoint)
 	}
-	m := meta(s.Name.Namespace, name)
+	m := meta(s.Name.Namespace, fmt.Sprintf("%s-%d-%d", s.Name.Name, port, group))
 	m["labels"] = object{"kubernetes.io/service-name": s.Name.Name}
 	return object{
 		"metadata": m, "addressType": family(g.IPv6), "endpoints": endpoints,

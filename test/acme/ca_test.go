@@ -1,12 +1,15 @@
 package acme
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,6 +176,36 @@ func TestHangs(t *testing.T) {
 	r.manager.Want([]acme.Wanted{w})
 	if f := r.failed(w); f.Reason != acme.ReasonUnavailable {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestStuckInProcessing: a CA that never gets done with an order is left after
+// the issuer's timeout, with one order, and serves others meanwhile.
+func TestStuckInProcessing(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{})
+	var stuck sync.Map // the numbers of orders for stuck.example
+	ca.Hook(func(c *pebble.Call) (v pebble.Verdict) {
+		if c.Kind == "order" && c.After && c.Names() == "stuck.example" {
+			stuck.Store(path.Base(c.Header.Get("Location")), true)
+		}
+		if _, is := stuck.Load(path.Base(c.Path)); is && c.After && (c.Kind == "finalize" || c.Kind == "poll") {
+			v.Rewrite = func(answer []byte) []byte {
+				return bytes.ReplaceAll(answer, []byte(`"status": "valid"`), []byte(`"status": "processing"`))
+			}
+		}
+		return v
+	})
+	r.start()
+	i := issuer(t, ca, func(c *acme.IssuerConfig) { c.Timeout = 5 * time.Second })
+	w, other := wanted(i, "stuck.example"), wanted(i, "other.example")
+	r.manager.Want([]acme.Wanted{w, other})
+	if f := r.failed(w); f.Reason != acme.ReasonUnavailable || !strings.Contains(f.Message, "not done within 5s") || !strings.Contains(f.Message, "finalizing order") {
+		t.Errorf("%+v", f)
+	}
+	r.certificate(other)
+	if n := ca.Orders()["stuck.example"]; n != 1 {
+		t.Errorf("%d orders", n)
 	}
 }
 

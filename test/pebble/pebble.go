@@ -5,6 +5,7 @@ package pebble
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -89,7 +90,8 @@ type Verdict struct {
 	Status  int // answer with this instead; 0: pass
 	Problem string
 	Header  http.Header
-	Drop    bool // close the connection without an answer
+	Drop    bool                       // close the connection without an answer
+	Rewrite func(answer []byte) []byte // of pebble's answer; nil: as it is
 }
 
 // Start runs a server until the test ends.
@@ -126,12 +128,13 @@ func (o *Options) config(dir, listen, manage string) []byte {
 	if lifetime == 0 {
 		lifetime = 90 * 24 * time.Hour
 	}
+	algorithm := map[bool]string{true: "ecdsa", false: "rsa"}[o.OCSP == ""]
 	p := map[string]any{
 		"listenAddress": listen, "managementListenAddress": manage,
 		"certificate": filepath.Join(dir, "cert.pem"), "privateKey": filepath.Join(dir, "key.pem"),
 		"httpPort": o.HTTPPort, "tlsPort": o.TLSPort, "ocspResponderURL": o.OCSP,
 		"externalAccountBindingRequired": o.EAB != nil, "externalAccountMACKeys": o.EAB,
-		"keyAlgorithm": "ecdsa", "domainBlocklist": []string{"blocked.example"},
+		"keyAlgorithm": algorithm, "domainBlocklist": []string{"blocked.example"},
 		"retryAfter": map[string]int{"authz": o.RetryAfter, "order": o.RetryAfter},
 		"profiles": map[string]any{
 			"default":    map[string]any{"description": "as usual", "validityPeriod": int(lifetime / time.Second)},
@@ -256,14 +259,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.proxy.ServeHTTP(rec, r)
 	call.Status, call.Header, call.After = rec.status, rec.header, true
 	s.note(call)
-	if hook != nil && s.replied(w, call, hook(call)) {
-		return
+	body := rec.body.Bytes()
+	if hook != nil {
+		v := hook(call)
+		if s.replied(w, call, v) {
+			return
+		}
+		if v.Rewrite != nil {
+			body = v.Rewrite(body)
+			rec.header.Del("Content-Length")
+		}
 	}
 	for k, v := range rec.header {
 		w.Header()[k] = v
 	}
 	w.WriteHeader(rec.status)
-	_, _ = w.Write(rec.body.Bytes())
+	_, _ = w.Write(body)
 }
 
 // replied answers in the server's place, if the hook wants that.
@@ -382,9 +393,32 @@ func (c *Call) Names() string {
 }
 
 // Root returns the CA's root: the usual one, or that of an alternate chain.
-func (s *Server) Root(n int) *x509.Certificate {
+func (s *Server) Root(n int) *x509.Certificate { return s.certificate("/roots/" + strconv.Itoa(n)) }
+
+// Intermediate returns what signs certificates, and OCSP responses for them. It
+// needs Options.OCSP: pebble hands out keys of RSA only.
+func (s *Server) Intermediate() (*x509.Certificate, crypto.Signer) {
 	s.t.Helper()
-	resp, err := s.client.Get(s.manage + "/roots/" + strconv.Itoa(n))
+	key, err := x509.ParsePKCS1PrivateKey(s.managed("/intermediate-keys/0"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.certificate("/intermediates/0"), key
+}
+
+func (s *Server) certificate(path string) *x509.Certificate {
+	s.t.Helper()
+	cert, err := x509.ParseCertificate(s.managed(path))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return cert
+}
+
+// managed returns what is at a path of the management's server.
+func (s *Server) managed(path string) []byte {
+	s.t.Helper()
+	resp, err := s.client.Get(s.manage + path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -395,13 +429,9 @@ func (s *Server) Root(n int) *x509.Certificate {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		s.t.Fatalf("no root: %s", text)
+		s.t.Fatalf("no PEM at %s: %s", path, text)
 	}
-	root, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return root
+	return block.Bytes
 }
 
 // Bundle writes the CA of the server's own certificate to a file.

@@ -60,7 +60,11 @@ func (o *order) place(ctx context.Context) error {
 		err = check(chain, key, r.Names)
 	}
 	if err != nil {
-		return o.failed(held, r, classify(err))
+		f := classify(err)
+		if limit.Err() != nil {
+			f.message = fmt.Sprintf("not done within %v, the issuer's timeout: %s", o.wanted.Issuer.Timeout, f.message)
+		}
+		return o.failed(held, r, f)
 	}
 	return o.issued(held, r, chain)
 }

@@ -27,12 +27,41 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if .Values.acme.enabled -}}
+{{- $faults = concat $faults (include "portico.acmeFaults" . | fromJsonArray) -}}
+{{- end -}}
 {{- with include "portico.memoryFault" . -}}
 {{- $faults = append $faults . -}}
 {{- end -}}
 {{- with $faults -}}
 {{- fail (printf "\n%s" (join "\n" .)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* What is wrong with the values of acme, as a JSON list. */}}
+{{- define "portico.acmeFaults" -}}
+{{- $faults := list -}}
+{{- $names := list -}}
+{{- range .Values.acme.issuers -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- if not $names -}}
+{{- $faults = append $faults "acme.enabled: acme.issuers is empty, so nobody issues; name one" -}}
+{{- else if and .Values.acme.default (not (has .Values.acme.default $names)) -}}
+{{- $faults = append $faults (printf "acme.default: %s is not the name of one of acme.issuers" .Values.acme.default) -}}
+{{- end -}}
+{{- $read := include "portico.secretNamespaces" . -}}
+{{- $written := include "portico.writtenNamespaces" . -}}
+{{- if and (eq $written "*") (ne $read "*") -}}
+{{- $faults = append $faults "acme.secrets.scope=watched: Secrets are read in secrets.namespaces only, and none is written that is not read; set it to listed, and acme.secrets.namespaces" -}}
+{{- else if ne $read "*" -}}
+{{- range splitList "," $written | compact -}}
+{{- if not (has . (splitList "," $read)) -}}
+{{- $faults = append $faults (printf "acme.secrets: no Secrets of namespace %s are read, so none is written there; list it in watch.namespaces, and in secrets.namespaces if secrets.scope is listed, or leave it out" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
 {{- end -}}
 
 {{/* Flags that do not belong into the value flags, and what to do instead. */}}

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/portico-ingress/portico/controllers/translate"
+	"github.com/portico-ingress/portico/router/diag"
 )
 
 //+kubebuilder:rbac:groups=networking.k8s.io,resources=ingresses,verbs=get;list;watch
@@ -93,6 +94,7 @@ func (t *writers) run(ctx context.Context, holds func() bool) {
 func (t *writers) writeStatus(ctx context.Context, holds func() bool) (err error) {
 	shared := &termCache{Cache: t.mgr.GetCache()}
 	defer func() { err = errors.Join(err, shared.end()) }()
+	events := newEvents(t.mgr.GetClient(), t.opts, holds)
 	w := &writer{
 		translate: t.opts.Translate,
 		foreign:   t.opts.Publish == AllClasses,
@@ -102,6 +104,8 @@ func (t *writers) writeStatus(ctx context.Context, holds func() bool) (err error
 		client:    t.mgr.GetClient(),
 		addresses: &addresses{source: t.opts.Source, log: t.opts.Log},
 		holds:     holds,
+		contests:  newContests(),
+		tell:      func(ctx context.Context, p diag.Problem) { events.create(ctx, eventName(p), p) },
 		log:       t.opts.Log,
 	}
 	skip := true // the name is the same in every term

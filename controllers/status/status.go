@@ -7,9 +7,11 @@ package status
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-logr/logr"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -90,6 +92,8 @@ type writer struct {
 	client    client.Client
 	addresses *addresses
 	holds     func() bool // whether we are elected for sure
+	contests  *contests
+	tell      func(context.Context, diag.Problem) // by an Event; once for each
 	log       logr.Logger
 }
 
@@ -98,10 +102,16 @@ type writer struct {
 func (w *writer) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var ing networkingv1.Ingress
 	if err := w.cached.Get(ctx, req.NamespacedName, &ing); err != nil {
+		if apierrors.IsNotFound(err) {
+			w.contests.forget(req.NamespacedName)
+		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if _, change, err := w.decide(ctx, &ing); err != nil || !change {
 		return reconcile.Result{}, err
+	}
+	if wait := w.contests.wait(req.NamespacedName, time.Now()); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return w.write(ctx, req) })
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -119,11 +129,17 @@ func (w *writer) write(ctx context.Context, req reconcile.Request) error {
 	if err != nil || !change || !w.holds() {
 		return err
 	}
+	have := ing.Status.LoadBalancer.Ingress
 	ing.Status.LoadBalancer.Ingress = want
 	if err := w.client.Status().Update(ctx, &ing, client.FieldOwner(w.manager)); err != nil {
 		return err
 	}
 	w.log.V(1).Info("wrote status", "ingress", req.String(), "addresses", text(want))
+	if w.contests.wrote(req.NamespacedName, strings.Join(text(want), ","), time.Now()) {
+		p := contestProblem(&ing, have, want)
+		w.log.Error(errors.New(p.Message), "the status of an Ingress is contested", "ingress", req.String(), "advice", p.Remedy)
+		w.tell(ctx, p)
+	}
 	return nil
 }
 

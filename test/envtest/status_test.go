@@ -356,3 +356,30 @@ func messages(events []corev1.Event) []string {
 	}
 	return out
 }
+
+// Two installations that serve one class do not overwrite each other for ever,
+// and each says what to do.
+func TestContestedStatus(t *testing.T) {
+	c := newCluster(t)
+	ing := c.ingress("web", rule("shop.example", prefix, "/", "one"))
+	c.start(fixed("192.0.2.7"))
+	c.waitAddresses(ing, "192.0.2.7")
+	c.start(fixed("192.0.2.8"))
+	c.waitReason("web", string(status.ReasonContested))
+	generation := func() string {
+		if !c.exists(ing) {
+			t.Fatal("no Ingress")
+		}
+		return ing.ResourceVersion
+	}
+	eventually(t, func() error { // both have lost too often
+		before := generation()
+		for range 20 {
+			<-time.After(50 * time.Millisecond)
+			if now := generation(); now != before {
+				return fmt.Errorf("resource version %s became %s", before, now)
+			}
+		}
+		return nil
+	})
+}

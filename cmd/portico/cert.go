@@ -37,14 +37,14 @@ func newCert() *cobra.Command {
 		Use:   "cert",
 		Short: "Which certificates are served, and how those that Portico gets are getting on",
 		Long:  "Cert shows certificates. " + certLong + "cert list",
-		Args:  cobra.NoArgs,
+		Args:  program.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	list, why := &certFlags{}, &certFlags{}
 	lists := &cobra.Command{
 		Use: "list", Short: "List every host's certificate: source, names, issuer, expiry, next renewal, last error",
 		Long: "List shows the certificate of every host. " + certLong + "cert list",
-		Args: cobra.NoArgs,
+		Args: program.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return list.list(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	list.register(lists.Flags())

@@ -23,7 +23,7 @@ func newClearStatus() *cobra.Command {
 		Long: `Clear-status removes the addresses that an instance of Portico wrote into the
 status of Ingresses. It is for the time after that instance is gone; helm
 uninstall runs it. Addresses that another controller wrote stay.`,
-		Args: cobra.NoArgs,
+		Args: program.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return clearStatus(cmd.Context(), kubeconfig, names, namespaces, cmd.OutOrStdout())
 		},

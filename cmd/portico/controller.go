@@ -57,7 +57,7 @@ objects of a cluster and serves them. Every replica serves; one elected replica
 writes status and Events, and orders the certificates that Ingresses ask the
 issuers of --acme-issuers or --acme-directory for. Without --publish-service, --publish-address or
 --publish-node-addresses no status is written.`,
-		Args: cobra.NoArgs,
+		Args: program.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -110,7 +110,7 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	watches, apiserver := new(ingress.Watches), ingress.NewApiserver(log.WithName("apiserver"))
+	watches, apiserver := ingress.NewWatches(log.WithName("watch")), ingress.NewApiserver(log.WithName("apiserver"))
 	kube.Config.Wrap(apiserver.Wrap)
 	mgr, err := f.manager(kube, watches, log)
 	if err != nil {

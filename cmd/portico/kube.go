@@ -10,7 +10,7 @@ import (
 func loadKube(path string) (*program.Kube, error) {
 	kube, err := program.LoadKube(path, "portico")
 	if err != nil {
-		return nil, fmt.Errorf("%w; give --kubeconfig, or use manifests in a folder (portico serve -f, portico explain -f)", err)
+		return nil, fmt.Errorf("%w; give --kubeconfig; portico serve -f and portico explain -f need no cluster", err)
 	}
 	return kube, nil
 }

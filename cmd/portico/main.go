@@ -24,12 +24,13 @@ func newRoot() *cobra.Command {
 		Long: `Portico serves what Ingress objects ask for: it terminates TLS and forwards
 to ready endpoints, without ever reloading.
 
-  portico serve       from a folder of manifests, without a cluster
-  portico controller  from a Kubernetes cluster
-  portico explain     why a request goes where it goes
-  portico cert        which certificates are served, and how new ones get on
-  portico convert     old manifests in their current form
-  portico prove       that a rolling update loses no request, in your cluster
+  portico serve         from a folder of manifests, without a cluster
+  portico controller    from a Kubernetes cluster
+  portico explain       why a request goes where it goes
+  portico cert          which certificates are served, and how new ones get on
+  portico convert       old manifests in their current form
+  portico prove         that a rolling update loses no request, in your cluster
+  portico clear-status  take back what a removed Portico wrote into Ingresses
 
 Every flag can be given by an environment variable: PORTICO_ and the flag's
 name in capitals, "-" as "_". A flag goes before its variable; lists are

@@ -129,6 +129,29 @@ spec: {defaultBackend: {service: {name: db, port: {number: 80}}}}
 	}
 }
 
+// TestConvertOthers: classes are converted as well, faults of other kinds are no
+// concern, and what is left out is named.
+func TestConvertOthers(t *testing.T) {
+	const in = `{apiVersion: networking.k8s.io/v1beta1, kind: IngressClass, metadata: {name: old, annotations: {kubectl.kubernetes.io/last-applied-configuration: x}}, spec: {controller: a.b/c}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: broken}, spec: {}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}
+`
+	code, out, err := execute(t, in, "convert", "-f", "-")
+	const want = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata:\n  name: old\nspec:\n  controller: a.b/c\n"
+	if code != 0 || out != want {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	if want := "left out: 1 of apps/v1 Deployment, Service default/broken\n"; err != want {
+		t.Errorf("standard error: %q, want %q", err, want)
+	}
+	const quoted = `{apiVersion: extensions/v1beta1, kind: Ingress, metadata: {name: i}, spec: {backend: {serviceName: s, servicePort: "8080"}}}`
+	if code, _, err := execute(t, quoted, "convert", "-f", "-"); code != 2 || !strings.Contains(err, "without quotes") {
+		t.Errorf("exit code %d: %s", code, err)
+	}
+}
+
 // TestConvertKeepsTheNamespace: kubectl chooses one where the manifest names
 // none, and so it must be with what is printed.
 func TestConvertKeepsTheNamespace(t *testing.T) {

@@ -164,6 +164,7 @@ func (p *plane) run(ctx context.Context, source runnable, checks admin.Checks) e
 		start(s)
 	}
 	start(source)
+	group.Go(func() error { announceUnready(work, checks, p.log); return nil })
 	flushed := p.startAccessLog(ctx)
 	group.Go(func() error {
 		p.awaitTable(work)

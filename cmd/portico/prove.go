@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -34,8 +35,9 @@ were sent, answered and lost. Then it removes the application. The exit code is
 1 if a request was lost.
 
 It needs the right to create, get and delete Deployments, Services and Ingresses
-in its namespace, and to patch Deployments. helm test runs it.`,
-		Args: cobra.NoArgs,
+in its namespace, and to patch Deployments; with that to list Pods, it can say
+why they do not start. helm test runs it.`,
+		Args: program.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	fs := cmd.Flags()
@@ -55,7 +57,7 @@ in its namespace, and to patch Deployments. helm test runs it.`,
 // newProveBackend is what the pods of the application run.
 func newProveBackend() *cobra.Command {
 	return &cobra.Command{
-		Use: "backend", Short: "Serve as the sample that prove rolls out", Args: cobra.NoArgs, Hidden: true,
+		Use: "backend", Short: "Serve as the sample that prove rolls out", Args: program.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			pod, err := os.Hostname()
 			if err != nil {
@@ -76,6 +78,9 @@ func (f *proveFlags) run(ctx context.Context, w io.Writer) error {
 	}
 	if f.Image == "" {
 		return program.UsageError(program.FlagError("image", fmt.Errorf("name the image that the cluster runs: kubectl get pods -A -l app.kubernetes.io/name=portico -o jsonpath='{..image}'")))
+	}
+	if _, _, err := net.SplitHostPort(f.Address); f.Address != "" && err != nil {
+		return program.UsageError(program.FlagError("address", fmt.Errorf("%q is not HOST:PORT", f.Address)))
 	}
 	kube, err := loadKube(f.kubeconfig)
 	if err != nil {

@@ -68,7 +68,7 @@ func (f *serveFlags) run(ctx context.Context, std program.Streams) error {
 	o, err2 := f.proxy.options()
 	var err3 error
 	if len(f.paths) == 0 {
-		err3 = errors.New("--filename: name a folder or file of manifests, or - for standard input")
+		err3 = program.FlagError("filename", errors.New("name a folder or file of manifests, or - for standard input"))
 	}
 	issued, err4 := f.acme.certificates()
 	if err := errors.Join(err3, checkPaths(f.paths), err1, err2, err4); err != nil {

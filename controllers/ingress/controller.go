@@ -6,6 +6,7 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"sync/atomic"
@@ -203,7 +204,7 @@ func (c *Controller) noteMissingClass(why string) {
 		c.opts.Log.Info("there is an IngressClass to serve", "classes", c.classes.Names())
 	case why != "" && (last == nil || *last != why):
 		c.classless.Store(&why)
-		c.opts.Log.Info("there is no IngressClass to serve", "reason", why)
+		c.opts.Log.Error(errors.New(why), "there is no IngressClass to serve")
 	}
 }
 

@@ -207,7 +207,7 @@ func (c *Controller) release(ctx context.Context) error {
 func (c *Controller) logDefaultCertificate() {
 	for _, p := range c.opts.Certs.Problems() {
 		if ref := c.opts.DefaultTLSSecret; p.Object.Kind == "Secret" && p.Object.Namespace == ref.Namespace && p.Object.Name == ref.Name {
-			c.opts.Log.Info("the default certificate has a problem", "secret", ref.String(), "problem", p.Text())
+			c.opts.Log.Error(errors.New(p.Text()), "the default certificate has a problem", "secret", ref.String())
 		}
 	}
 }

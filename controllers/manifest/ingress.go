@@ -123,6 +123,8 @@ func validateBackendPort(o *object, at string, port networkingv1.ServiceBackendP
 	switch {
 	case port.Name != "" && port.Number != 0:
 		o.invalid(at, "has both name and number", "keep one of them")
+	case port.Name != "" && strings.Trim(port.Name, "0123456789") == "":
+		o.invalid(at+".name", fmt.Sprintf("%q is a number in quotes", port.Name), "write the number without quotes, in number (in old manifests: servicePort)")
 	case port.Name != "":
 		o.check(at+".name", port.Name, validation.IsValidPortName)
 	case port.Number == 0:

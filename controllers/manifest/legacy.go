@@ -3,11 +3,13 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	extensionsv1beta1 "k8s.io/api/extensions/v1beta1"
 	networkingv1 "k8s.io/api/networking/v1"
 	networkingv1beta1 "k8s.io/api/networking/v1beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
 
@@ -52,21 +54,29 @@ func (f *oldForms) tell(s *Set) {
 // without what an apiserver would add. Where the manifest names no namespace
 // this names none either: kubectl chooses it.
 func (s *Set) CurrentForm(ing *networkingv1.Ingress) ([]byte, error) {
-	meta := map[string]any{"name": ing.Name}
-	written := s.places[diag.Ref{Kind: "Ingress", Namespace: ing.Namespace, Name: ing.Name}].node
+	return s.current("Ingress", &ing.ObjectMeta, ing.Spec)
+}
+
+// CurrentClass is CurrentForm for an IngressClass.
+func (s *Set) CurrentClass(class *networkingv1.IngressClass) ([]byte, error) {
+	return s.current("IngressClass", &class.ObjectMeta, class.Spec)
+}
+
+func (s *Set) current(kind string, m *metav1.ObjectMeta, spec any) ([]byte, error) {
+	meta := map[string]any{"name": m.Name}
+	written := s.places[diag.Ref{Kind: kind, Namespace: m.Namespace, Name: m.Name}].node
 	if child(child(written, "metadata"), "namespace") != nil {
-		meta["namespace"] = ing.Namespace
+		meta["namespace"] = m.Namespace
 	}
-	if len(ing.Annotations) > 0 {
-		meta["annotations"] = ing.Annotations
+	annotations := maps.Clone(m.Annotations)
+	delete(annotations, corev1.LastAppliedConfigAnnotation) // kubectl's copy of the old form
+	if len(annotations) > 0 {
+		meta["annotations"] = annotations
 	}
-	if len(ing.Labels) > 0 {
-		meta["labels"] = ing.Labels
+	if len(m.Labels) > 0 {
+		meta["labels"] = m.Labels
 	}
-	return yaml.Marshal(map[string]any{
-		"apiVersion": kinds["Ingress"].apiVersion, "kind": "Ingress",
-		"metadata": meta, "spec": ing.Spec,
-	})
+	return yaml.Marshal(map[string]any{"apiVersion": kinds[kind].apiVersion, "kind": kind, "metadata": meta, "spec": spec})
 }
 
 // fromExtensionsV1beta1 goes by way of networking/v1beta1, whose JSON is the

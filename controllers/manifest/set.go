@@ -10,6 +10,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -109,6 +110,22 @@ func (s *Set) Position(ref diag.Ref, field string) (file string, line int, ok bo
 		return "", 0, false
 	}
 	return p.file, p.line(field), true
+}
+
+// Others names the objects of the set that are neither Ingress nor
+// IngressClass, faulty ones included, and counts those that were ignored.
+func (s *Set) Others() []string {
+	var out []string
+	for ref := range s.places {
+		if ref.Kind != "Ingress" && ref.Kind != "IngressClass" {
+			out = append(out, ref.String())
+		}
+	}
+	for kind, n := range s.Ignored {
+		out = append(out, fmt.Sprintf("%d of %s", n, kind))
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Len is the number of objects in the set.

@@ -9,11 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -89,16 +93,39 @@ func (p *proof) deploy(ctx context.Context) error {
 
 // rolledOut waits until every pod is of the newest template and ready.
 func (p *proof) rolledOut(ctx context.Context) error {
-	return p.eventually(ctx, "the application is not ready; see kubectl describe pod -n "+p.Namespace+" -l app.kubernetes.io/name="+p.Name, func(ctx context.Context) error {
+	return p.eventually(ctx, "the application does not become ready", func(ctx context.Context) error {
 		var d appsv1.Deployment
 		if err := p.Client.Get(ctx, p.key(), &d); err != nil {
 			return err
 		}
 		if s := d.Status; s.ObservedGeneration < d.Generation || s.UpdatedReplicas < replicas || s.AvailableReplicas < replicas || s.Replicas > replicas {
-			return fmt.Errorf("of %d pods, %d are new and %d ready", s.Replicas, s.UpdatedReplicas, s.AvailableReplicas)
+			return fmt.Errorf("of %d pods, %d are new and %d ready%s", s.Replicas, s.UpdatedReplicas, s.AvailableReplicas, p.stuck(ctx))
 		}
 		return nil
 	})
+}
+
+// stuck says what the pods' containers wait for, if we may look: the pods are
+// removed before anybody else can.
+func (p *proof) stuck(ctx context.Context) string {
+	var pods corev1.PodList
+	if err := p.Client.List(ctx, &pods, client.InNamespace(p.Namespace), client.MatchingLabels(p.labels())); err != nil {
+		return "; kubectl get events -n " + p.Namespace + " says more"
+	}
+	reasons := map[string]bool{}
+	for _, pod := range pods.Items {
+		for _, c := range pod.Status.ContainerStatuses {
+			if w := c.State.Waiting; w != nil && w.Message != "" {
+				reasons["; "+w.Reason+": "+w.Message] = true
+			}
+		}
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+				reasons["; "+c.Reason+": "+c.Message] = true
+			}
+		}
+	}
+	return strings.Join(slices.Sorted(maps.Keys(reasons)), "")
 }
 
 // address is where requests are sent.

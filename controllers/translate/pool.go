@@ -101,7 +101,7 @@ func findPort(svc *corev1.Service, port string) (*corev1.ServicePort, string) {
 func externalName(opts Options, key upstream.Key, svc *corev1.Service) *upstream.State {
 	who := fmt.Sprintf("Service %s/%s of type ExternalName", svc.Namespace, svc.Name)
 	if !opts.ExternalNames {
-		return misconfigured(who+" is not used", "Start with --allow-external-names to allow such backends")
+		return misconfigured(who+" is not used", "Start with --allow-external-names (allowExternalNames of the chart) to allow such backends")
 	}
 	host, err := view.CanonicalHost(svc.Spec.ExternalName)
 	if err != nil || host == "" || strings.ContainsAny(svc.Spec.ExternalName, ":[") || isIPv4(host) {

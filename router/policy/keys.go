@@ -177,7 +177,7 @@ func unknown(annotations map[string]string) []diag.Problem {
 	if len(ignored) > 0 {
 		problems = append(problems, diag.Problem{
 			Field: "metadata.annotations", Reason: ReasonIgnored,
-			Message: "without effect here: " + strings.Join(ignored, ", "), Remedy: "Remove them, or check that the routes work without them",
+			Message: "without effect here: " + strings.Join(ignored, ", "), Remedy: "Remove what is named, or check that the routes work without it",
 		})
 	}
 	return problems

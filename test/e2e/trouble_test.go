@@ -52,7 +52,7 @@ var troubles = []struct {
 			{"get pods", []string{"0/1"}},
 			{"logs POD", []string{
 				`cannot list resource \"ingresses\" in API group \"networking.k8s.io\" at the cluster scope`,
-				`cannot list resource \"services\"`, `system:serviceaccount:no-rights:no-rights-portico`,
+				`cannot list resource \"services\"`, `"msg":"not ready"`, `rbac.create=true`, `system:serviceaccount:no-rights:no-rights-portico`,
 			}},
 		},
 	},

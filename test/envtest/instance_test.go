@@ -100,7 +100,7 @@ func (in *instance) build(c *cluster, s *settings) manager.Manager {
 		log = logr.Discard()
 	}
 	skip := true
-	watches := new(ingress.Watches)
+	watches := ingress.NewWatches(log.WithName("ingress"))
 	mgr, err := manager.New(s.config, manager.Options{
 		Scheme:         scheme.Scheme,
 		Logger:         log,

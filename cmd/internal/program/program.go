@@ -52,7 +52,8 @@ func Run(ctx context.Context, root *cobra.Command, args []string, std Streams) i
 	case err == nil:
 		return 0
 	case strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for it
-		fmt.Fprintf(std.Err, "%s: %v; see %s --help\n", root.Name(), err, root.Name())
+		// Its suggestions come on lines of their own.
+		fmt.Fprintf(std.Err, "%s: %s\nsee %s --help\n", root.Name(), strings.TrimSpace(err.Error()), root.Name())
 		return ExitUsage
 	case errors.As(err, &coded):
 		if coded.Err != nil {
@@ -62,6 +63,17 @@ func Run(ctx context.Context, root *cobra.Command, args []string, std Streams) i
 	}
 	fmt.Fprintf(std.Err, "%s: %v\n", root.Name(), err)
 	return ExitFailure
+}
+
+// NoArgs refuses arguments.
+func NoArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if c.HasAvailableSubCommands() {
+		return fmt.Errorf("unknown command %q; see %s --help", args[0], c.CommandPath())
+	}
+	return fmt.Errorf("unexpected argument %q: %s takes none, and the value of a flag may need \"=\" (--flag=value); see %s --help", args[0], c.CommandPath(), c.CommandPath())
 }
 
 // prepare lets environment variables stand in for flags, in a command and in its

@@ -39,7 +39,7 @@ func NewVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text := cmd.Root().Name() + " " + Version()
 			if c := commitID(); c != "" {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -24,17 +23,6 @@ type askFlags struct{ debugAddr string }
 
 func (f *askFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.debugAddr, "debug-addr", defaultDebugAddr, debugAddrUsage)
-}
-
-// running reports whether something listens there.
-func (f *askFlags) running(ctx context.Context) bool {
-	d := net.Dialer{Timeout: time.Second}
-	c, err := d.DialContext(ctx, "tcp", f.debugAddr)
-	if err != nil {
-		return false
-	}
-	_ = c.Close()
-	return true
 }
 
 // ask passes on what a portico-node on this node answers.

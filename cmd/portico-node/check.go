@@ -35,7 +35,7 @@ changes nothing: what it has the kernel examine is made and deleted in one
 transaction.
 
 Exit code: 0 if portico-node can run here, 1 if something is missing for that.`,
-		Args: cobra.NoArgs,
+		Args: program.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	f.kube.register(cmd.Flags())

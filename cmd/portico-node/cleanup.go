@@ -18,13 +18,11 @@ import (
 // cleanupFlags are those of portico-node itself.
 type cleanupFlags struct {
 	cleanup, dryRun bool
-	ask             askFlags
 }
 
 func (f *cleanupFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.cleanup, "cleanup", false, "remove what portico-node programmed on this node, after saying what breaks, and exit")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "with --cleanup: only say what would break")
-	f.ask.register(fs)
 }
 
 func (f *cleanupFlags) run(ctx context.Context, w io.Writer) error {
@@ -44,9 +42,14 @@ func (f *cleanupFlags) remove(ctx context.Context, k *nft.Kernel, w io.Writer) e
 		fmt.Fprintln(w, "portico-node has programmed nothing here")
 		return nil
 	}
-	if f.ask.running(ctx) {
-		return fmt.Errorf("a portico-node runs here, at %s: it would program everything again within a second; remove it first (helm uninstall)", f.ask.debugAddr)
+	release, err := claim()
+	if errors.Is(err, errNotAlone) {
+		return errors.New("a portico-node runs here: it would program everything again within a second; remove it first (helm uninstall)")
 	}
+	if err != nil {
+		return err
+	}
+	defer release()
 	fmt.Fprintf(w, `The tables "ip portico-node" and "ip6 portico-node" go. This breaks:
  - connections and flows to Services through this node, and from its pods, that are open: %s
  - new connections to ClusterIPs, NodePorts, external and load balancer addresses,

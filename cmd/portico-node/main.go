@@ -31,7 +31,7 @@ portico-node --cleanup removes what it programmed, and says what breaks.
 Every flag can be given by an environment variable: PORTICO_ and the flag's
 name in capitals, "-" as "_". A flag goes before its variable; lists are
 separated by commas.`,
-		Args: cobra.NoArgs,
+		Args: program.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !f.cleanup {
 				return cmd.Help()

@@ -44,7 +44,7 @@ needs the capability NET_ADMIN.
 What is programmed stays when it ends, however it ends, and goes on working:
 connections are not lost by a restart or an upgrade. Beside a kube-proxy that
 runs or ran, its rules go first. portico-node --cleanup removes them.`,
-		Args: cobra.NoArgs,
+		Args: program.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.ErrOrStderr()) },
 	}
 	fs := cmd.Flags()
@@ -106,7 +106,14 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) error {
 	log.Info("starting", "version", program.Version(), "node", o.Translate.NodeName, "apiserver", config.Host,
 		"health", f.healthAddr, "metrics", f.metricsAddr, "debug", f.debugAddr)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.Start(ctx) })
+	group.Go(func() error {
+		release, err := await(ctx, log)
+		if err != nil {
+			return ignoreCanceled(err)
+		}
+		defer release()
+		return c.Start(ctx)
+	})
 	group.Go(func() error { return kernel.Watch(ctx) })
 	group.Go(func() error { hint(ctx, config.Host, c.Waiting, log); return nil })
 	group.Go(func() error { announce(ctx, c, log); return nil })
@@ -114,6 +121,13 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) error {
 		group.Go(func() error { return p.serve(ctx, log) })
 	}
 	return errors.Join(group.Wait(), kernel.Close(), flows.Close())
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // announce says when the node forwards.

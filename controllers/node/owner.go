@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +27,9 @@ type owner struct {
 	picture *picture
 	planner *l4.Planner
 	node    l4.Node // as the planner has it
-	local   localEndpoints
+	// addresses are the node's own as they were read last.
+	addresses []netip.Addr
+	local     localEndpoints
 	// void tells that what is programmed is unknown, so that everything must
 	// be programmed.
 	void  bool
@@ -138,8 +141,10 @@ func (o *owner) plan() {
 func (o *owner) setNode() {
 	addresses, err := o.opts.Addresses()
 	if err != nil {
-		o.opts.Log.Error(err, "reading the node's addresses")
+		o.opts.Log.Error(err, "reading the node's addresses; the last ones stay")
+		addresses = o.addresses
 	}
+	o.addresses = addresses
 	n := o.opts.nodeModel(o.picture, addresses)
 	o.state.setEligible(eligible(o.picture.node.object))
 	o.checks.listenOn(n.NodePorts)

@@ -18,22 +18,19 @@ import (
 const labelHeadless = "service.kubernetes.io/headless"
 
 // SelectServices is the label selector of Services that concern a node: those
-// of another proxy, and headless ones, need not be sent.
+// of another proxy need not be sent. A Service may have the label of headless
+// ones and still have a ClusterIP, which must be answered.
 func (o NodeOptions) SelectServices() string {
 	if o.ProxyName != "" {
-		return LabelServiceProxyName + "=" + o.ProxyName + ",!" + labelHeadless
+		return LabelServiceProxyName + "=" + o.ProxyName
 	}
-	return "!" + LabelServiceProxyName + ",!" + labelHeadless
+	return "!" + LabelServiceProxyName
 }
 
-// SelectSlices is that of EndpointSlices. Those that the cluster makes have the
-// labels of their Service; those that are written by hand need not.
-func (o NodeOptions) SelectSlices() string {
-	if o.ProxyName != "" {
-		return "!" + labelHeadless
-	}
-	return o.SelectServices()
-}
+// SelectSlices is that of EndpointSlices. The proxy's name is not asked for:
+// slices get the labels of their Service late, and those that are written by hand
+// not at all.
+func (o NodeOptions) SelectSlices() string { return "!" + labelHeadless }
 
 // NodeSlice is an EndpointSlice as a node sees it.
 type NodeSlice struct {

@@ -14,7 +14,9 @@ func (c *Change) stale(old, fresh *Forwarding) {
 	}
 	gone := difference(old.Serving, fresh.Serving, netip.AddrPort.Compare).Removed
 	kept, removed, added := compareFronts(old.Fronts, fresh.Fronts)
-	c.addStale(kept, Stale{Key: fresh.Key, Gone: gone, Serving: fresh.Serving})
+	// While nobody served, flows to an address of the node itself went untranslated.
+	first := len(old.Serving) == 0 && len(fresh.Serving) > 0
+	c.addStale(kept, Stale{Key: fresh.Key, Gone: gone, Untranslated: first, Serving: fresh.Serving})
 	c.addStale(added, Stale{Key: fresh.Key, Gone: gone, Untranslated: true, Serving: fresh.Serving})
 	c.addStale(removed, Stale{Key: fresh.Key, Gone: old.Serving})
 }

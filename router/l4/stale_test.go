@@ -48,6 +48,7 @@ func TestStale(t *testing.T) {
 		{"one endpoint fails", dns(group(ready, ready), ""), dns(group(ready, failing), ""), []string{"to [172.30.0.10:53] or 30053, from [10.180.0.2:53], but [10.180.0.1:53]"}},
 		{"one endpoint terminates", dns(group(ready, ready), ""), dns(group(ready, terminating), ""), nil},
 		{"the last endpoint is gone", dns(group(ready), ""), dns(nil, ""), []string{"to [172.30.0.10:53] or 30053, from [10.180.0.1:53], but []"}},
+		{"the first endpoint", dns(nil, ""), dns(group(ready), ""), []string{"to [172.30.0.10:53] or 30053, from [] or untranslated, but [10.180.0.1:53]"}},
 		{"an endpoint more", dns(group(ready), ""), dns(group(ready, ready), ""), nil},
 		{"an address more", dns(group(ready), ""), dns(group(ready), "192.168.99.1"), []string{"to [192.168.99.1:53] or 0, from [] or untranslated, but [10.180.0.1:53]"}},
 		{"an address less", dns(group(ready), "192.168.99.1"), dns(group(ready), ""), []string{"to [192.168.99.1:53] or 0, from [10.180.0.1:53], but []"}},

@@ -73,7 +73,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
 full: ## everything that is run before an issue is resolved (hours)
-	$(MAKE) verify test test-root quickstart microbench bench bench-node scale e2e-full
+	$(MAKE) verify test test-root quickstart microbench bench bench-node scale e2e-full e2e-services
 	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 $(MAKE) acme ACME_FLAGS=-v
 
 images: ## build the container images as OCI archives in bin/images, without a container engine
@@ -104,6 +104,10 @@ e2e-full: ## the same with cert-manager, ten rollouts, fifty failovers, two minu
 	@certmanager=$$(test/tools/assets.sh certmanager); export PORTICO_E2E_CERTMANAGER="$$certmanager"; \
 	PORTICO_E2E_ROUNDS=10 PORTICO_E2E_FAILOVERS=50 PORTICO_E2E_OUTAGE=120 $(MAKE) e2e E2E_TIMEOUT=150m E2E_FLAGS=-v
 
-.PHONY: cluster-up cluster-shell cluster-down e2e e2e-full
+e2e-services: ## Kubernetes' own tests of Services, with portico-node; PROXY=kube-proxy has kube-proxy instead (root, half an hour)
+	@tests=$$(test/tools/assets.sh e2e); $(GO) build -o bin/e2e-services ./test/e2e/services; \
+	bin/e2e-services -tests "$$tests" $(if $(PROXY),-proxy $(PROXY)) $(SERVICES_FLAGS)
+
+.PHONY: cluster-up cluster-shell cluster-down e2e e2e-full e2e-services
 
 .PHONY: help build run quickstart test test-root acme bench-node verify generate bench microbench scale tools full images clean

@@ -55,6 +55,9 @@ type Options struct {
 	State string
 	// Nodes is how many there are, 1 to 9. Zero is 2.
 	Nodes int
+	// DualStack gives nodes, pods and Services IPv6 addresses besides those of
+	// IPv4; the host has none.
+	DualStack bool
 	// Proxy is ProxyNFTables, also if empty, ProxyOurs or ProxyNone.
 	Proxy string
 	// Images are OCI archives to load besides TestImage.
@@ -192,7 +195,7 @@ func (c *Cluster) makeMachines(ctx context.Context) (err error) {
 		return err
 	}
 	for k := range c.nodes {
-		if c.nodes[k], err = startMachine(filepath.Join(c.state, nodeName(k)), settings{nodeSysctls}); err != nil {
+		if c.nodes[k], err = startMachine(filepath.Join(c.state, nodeName(k)), settings{c.nodeSysctls()}); err != nil {
 			return err
 		}
 	}

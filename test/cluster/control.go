@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strings"
 )
 
 // startControl starts etcd, kube-apiserver and what works on its objects, and
@@ -88,7 +89,7 @@ func (c *Cluster) apiserver() Process {
 		"--etcd-servers", etcdURL,
 		"--advertise-address", c.net.control().String(),
 		"--secure-port", "6443",
-		"--service-cluster-ip-range", serviceRange,
+		"--service-cluster-ip-range", strings.Join(c.families(serviceRange, serviceRange6), ","),
 		"--allow-privileged=true",
 		"--authorization-mode", "Node,RBAC",
 		"--enable-admission-plugins", "NodeRestriction",
@@ -124,7 +125,7 @@ func (c *Cluster) controllerManager() Process {
 		"--use-service-account-credentials=true",
 		// The default of 20 requests a second makes its own start take 5 s.
 		"--kube-api-qps=200", "--kube-api-burst=400",
-		"--cluster-cidr", podRange,
+		"--cluster-cidr", c.podRanges(),
 		"--allocate-node-cidrs=false", // they are fixed, see network
 		"--node-monitor-grace-period=20s",
 	)

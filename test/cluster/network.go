@@ -25,6 +25,13 @@ import (
 //	10.244.K.0/24   pods of node K
 //	10.96.0.0/16    Services
 //
+// With Options.DualStack the machines have IPv6 addresses as well, and nodes,
+// pods and Services addresses of both families:
+//
+//	fd00:198:18:N::/64    as 198.18.N.0/24
+//	fd00:10:244:K::/64    pods of node K
+//	fd00:10:96::/112      Services
+//
 // Several clusters of one computer differ in N. The machines are joined by a
 // bridge on the control machine and have no way out: their default route leads
 // to 198.18.N.254, which is nobody. They have one all the same, because
@@ -33,10 +40,12 @@ type network int
 
 // Ranges that are the same in every cluster, as they are not seen from outside.
 const (
-	podRange     = "10.244.0.0/16"
-	serviceRange = "10.96.0.0/16"
-	dnsAddress   = "10.96.0.10"
-	apiAddress   = "10.96.0.1" // of the Service kubernetes: the first of the range
+	podRange      = "10.244.0.0/16"
+	podRange6     = "fd00:10:244::/48"
+	serviceRange  = "10.96.0.0/16"
+	serviceRange6 = "fd00:10:96::/112"
+	dnsAddress    = "10.96.0.10"
+	apiAddress    = "10.96.0.1" // of the Service kubernetes: the first of the range
 )
 
 // noNetwork is that of a cluster that got no further than its folder.
@@ -45,12 +54,18 @@ const noNetwork network = -1
 func (n network) address(host int) netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 18, byte(n), byte(host)})
 }
+
+// address6 is the IPv6 address of who has address(host).
+func (n network) address6(host int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("fd00:198:18:%x::%x", int(n), host))
+}
 func (n network) host() netip.Addr    { return n.address(1) }
 func (n network) control() netip.Addr { return n.address(2) }
 func (n network) node(k int) netip.Addr {
 	return n.address(10 + k)
 }
 func (n network) pods(k int) string   { return fmt.Sprintf("10.244.%d.0/24", k) }
+func (n network) pods6(k int) string  { return fmt.Sprintf("fd00:10:244:%x::/64", k) }
 func (n network) balancers() string   { return fmt.Sprintf("198.19.%d.0/24", int(n)) }
 func (n network) link() string        { return linkPrefix + strconv.Itoa(int(n)) }
 func (n network) cgroup(k int) string { return fmt.Sprintf("portico%d-node%d", int(n), k) }
@@ -103,6 +118,11 @@ func (c *Cluster) connect(ctx context.Context) error {
 	if err := ip(ctx, control.pid, lines); err != nil {
 		return err
 	}
+	if c.options.DualStack {
+		if err := c.connect6(ctx); err != nil {
+			return err
+		}
+	}
 	for k := range c.nodes {
 		if err := c.connectNode(ctx, k); err != nil {
 			return err
@@ -128,6 +148,39 @@ func (c *Cluster) connectNode(ctx context.Context, k int) error {
 		}
 	}
 	return ip(ctx, c.nodes[k].pid, lines)
+}
+
+// connect6 gives every machine its IPv6 address and the ways to the pods.
+// Duplicates are not looked for: that takes a second, and there are none.
+func (c *Cluster) connect6(ctx context.Context) error {
+	for m, machine := range append([]*Machine{c.control}, c.nodes...) {
+		device, host := "eth0", 10+m
+		if machine == c.control {
+			device, host = "cluster", 2
+		}
+		lines := []string{
+			fmt.Sprintf("addr add %s/64 dev %s nodad", c.net.address6(host), device),
+			fmt.Sprintf("link set %s up", device),
+			fmt.Sprintf("route add ::/0 via %s", c.net.address6(254)),
+		}
+		for k, node := range c.nodes {
+			if node != machine {
+				lines = append(lines, fmt.Sprintf("route add %s via %s", c.net.pods6(k+1), c.net.address6(11+k)))
+			}
+		}
+		if err := ip(ctx, machine.pid, lines); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// families returns the value of IPv4, and with Options.DualStack that of IPv6.
+func (c *Cluster) families(v4, v6 string) []string {
+	if c.options.DualStack {
+		return []string{v4, v6}
+	}
+	return []string{v4}
 }
 
 // ip runs commands of iproute2 in the network of a process.

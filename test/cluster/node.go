@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/template"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,9 +23,16 @@ import (
 // nodeSysctls make a machine forward between pods, and show netfilter what
 // passes between two pods of one bridge: the answer of a Service's pod must
 // take the way back through the address translation.
-var nodeSysctls = map[string]string{
-	"net/ipv4/ip_forward":                "1",
-	"net/bridge/bridge-nf-call-iptables": "1",
+func (c *Cluster) nodeSysctls() map[string]string {
+	sysctls := map[string]string{
+		"net/ipv4/ip_forward":                "1",
+		"net/bridge/bridge-nf-call-iptables": "1",
+	}
+	if c.options.DualStack {
+		sysctls["net/ipv6/conf/all/forwarding"] = "1"
+		sysctls["net/bridge/bridge-nf-call-ip6tables"] = "1"
+	}
+	return sysctls
 }
 
 //go:embed templates
@@ -36,8 +44,8 @@ type values struct {
 	PKI       pki
 	Programs  programs
 	Name      string
-	Pods      string // range of the node
-	PodRange  string
+	Pods      []string // ranges of the node
+	PodRange  string   // or ranges, with a comma
 	DNS       string
 	API       string // address of kube-apiserver
 	Cgroup    string
@@ -48,10 +56,16 @@ type values struct {
 func (c *Cluster) values(k int) values {
 	node := c.nodes[k]
 	return values{
-		Dir: node.dir, PKI: c.pki, Programs: c.programs, Name: node.Name, Pods: c.net.pods(k + 1), PodRange: podRange,
+		Dir: node.dir, PKI: c.pki, Programs: c.programs, Name: node.Name, Pods: c.pods(k), PodRange: c.podRanges(),
 		DNS: dnsAddress, API: c.net.control().String(), Cgroup: c.net.cgroup(k + 1), PauseName: pauseImage, DNSImage: dnsImage,
 	}
 }
+
+// pods are the ranges of the node's pods.
+func (c *Cluster) pods(k int) []string { return c.families(c.net.pods(k+1), c.net.pods6(k+1)) }
+
+// podRanges are those of all pods, in the form that flags take.
+func (c *Cluster) podRanges() string { return strings.Join(c.families(podRange, podRange6), ",") }
 
 func render(name string, v values) ([]byte, error) {
 	t, err := template.ParseFS(templates, "templates/"+name)
@@ -122,7 +136,7 @@ func (c *Cluster) startNode(ctx context.Context, k int) error {
 		"--kubeconfig", c.pki.Kubeconfig(node.Name),
 		"--root-dir", filepath.Join(node.dir, "kubelet"),
 		"--cert-dir", filepath.Join(node.dir, "kubelet-certs"),
-		"--node-ip", node.Address.String(),
+		"--node-ip", strings.Join(c.families(node.Address.String(), c.net.address6(11+k).String()), ","),
 	}})
 	if err != nil || c.options.Proxy == ProxyNone {
 		return err
@@ -141,7 +155,7 @@ func (c *Cluster) StartProxy(ctx context.Context, node *Machine, proxy string) e
 	if proxy == ProxyOurs {
 		// It has kube-proxy's rights; the address of the apiserver is the one of
 		// the kubeconfig, which no Service is needed to reach.
-		args = []string{c.ours(), "run", "--kubeconfig", c.pki.Kubeconfig("kube-proxy"), "--node-name", node.Name, "--cluster-cidr", podRange}
+		args = []string{c.ours(), "run", "--kubeconfig", c.pki.Kubeconfig("kube-proxy"), "--node-name", node.Name, "--cluster-cidr", c.podRanges()}
 	}
 	return node.Start(ctx, Process{Name: proxies[proxy], Args: args})
 }
@@ -163,8 +177,8 @@ func (c *Cluster) awaitNode(ctx context.Context, client kubernetes.Interface, k 
 	if err != nil {
 		return err
 	}
-	pods := c.net.pods(k + 1)
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"podCIDR": pods, "podCIDRs": []string{pods}}})
+	pods := c.pods(k)
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"podCIDR": pods[0], "podCIDRs": pods}})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@
 #   assets.sh pebble    pebble, pebble-challtestsrv
 #   assets.sh certmanager  certmanager, and crds.yaml; see certmanager/main.go
 #   assets.sh conformance  h2spec; gRPC's interop client and server
+#   assets.sh e2e       e2e.test, ginkgo; agnhost with its VERSION and certificate
 #   assets.sh dev       controller-gen, staticcheck
 #
 # The first build of kube takes minutes (about 8 on two cores); it is kept in
@@ -23,12 +24,16 @@ set_name=${1:-}
 say() { echo "assets: $*" >&2; }
 
 # build runs go build with the given arguments and says every few seconds how
-# far it is; what the compiler says is shown if it fails.
+# far it is; what the compiler says is shown if it fails. Programs go to
+# staging; with --discard what is compiled is only in Go's cache afterwards,
+# also packages that are no programs.
 build() {
 	local log=$1 total started=$SECONDS shown=0 pid
+	local output=(-o "$staging/")
 	shift
+	[[ $1 != --discard ]] || { output=(); shift; }
 	total=$(go list -deps "$@" | wc -l)
-	go build -v -trimpath -buildvcs=false -ldflags "$ldflags" -o "$staging/" "$@" >"$log" 2>&1 &
+	go build -v -trimpath -buildvcs=false -ldflags "$ldflags" "${output[@]}" "$@" >"$log" 2>&1 &
 	pid=$!
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 1
@@ -45,11 +50,16 @@ build() {
 	say "$set_name: built in $((SECONDS - started)) s"
 }
 
-build_kube() {
+# say_version has the programs of Kubernetes know their version.
+say_version() {
 	local version pkg=k8s.io/component-base/version
 	version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 	ldflags="-s -w -X $pkg.gitVersion=$version -X $pkg.gitMajor=1 -X $pkg.gitMinor=$(cut -d. -f2 <<<"$version")"
 	ldflags+=" -X $pkg.gitTreeState=clean -X $pkg.buildDate=1970-01-01T00:00:00Z"
+}
+
+build_kube() {
+	say_version
 	build "$staging/log" .
 	local program
 	for program in etcd kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do
@@ -85,6 +95,18 @@ build_conformance() {
 	build "$staging/log" tool
 }
 
+build_e2e() {
+	local tests=k8s.io/kubernetes/test/e2e agnhost
+	say_version
+	build "$staging/log" tool
+	# go test says nothing of its progress: what the tests import is compiled before.
+	build "$staging/log" --discard "$tests" $(go list -f '{{join .TestImports " "}}' "$tests")
+	say "e2e: linking e2e.test"
+	go test -c -vet=off -trimpath -buildvcs=false -ldflags "$ldflags" -o "$staging/e2e.test" "$tests"
+	agnhost=$(go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost)
+	install -m 644 "$agnhost/VERSION" "$agnhost/porter/localhost.crt" "$agnhost/porter/localhost.key" "$staging"
+}
+
 build_dev() {
 	ldflags='-s -w'
 	build "$staging/log" tool
@@ -97,9 +119,9 @@ kube)
 		exit
 	fi
 	;;
-coredns | helm | dev | pebble | certmanager | conformance) ;;
+coredns | helm | dev | pebble | certmanager | conformance | e2e) ;;
 *)
-	say "usage: assets.sh kube|coredns|helm|dev|pebble|certmanager|conformance"
+	say "usage: assets.sh kube|coredns|helm|dev|pebble|certmanager|conformance|e2e"
 	exit 2
 	;;
 esac

@@ -40,6 +40,7 @@ func command() *cobra.Command {
 	}
 	up.Flags().IntVar(&options.Nodes, "nodes", 2, "how many nodes, 1 to 9")
 	up.Flags().StringVar(&options.Proxy, "proxy", cluster.ProxyNFTables, "what forwards packets for Services: nftables is kube-proxy, ours is portico-node; none leaves it out")
+	up.Flags().BoolVar(&options.DualStack, "dual-stack", false, "give nodes, pods and Services IPv6 addresses as well")
 	up.Flags().StringArrayVar(&options.Images, "image", nil, "OCI archive to load into every node (may be repeated)")
 	root.AddCommand(up,
 		&cobra.Command{

@@ -70,7 +70,7 @@ func newInstallation(t *testing.T, text string) *installation {
 	}
 	file := values(t, strings.NewReplacer("WATCHED", in.watched, "OTHER", in.other).Replace(text))
 	out, err := helm(t, "template", in.watched, chart, "-n", in.watched, "--no-hooks", "-f", file, "--set", "service.type=ClusterIP",
-		"--set", "ingressClass.name="+in.watched+",controllerNames={portico.dev/"+in.watched+"}")
+		"--set", "ingressClass.name="+in.watched)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -154,9 +154,9 @@ func TestNull(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("with null for every value that is empty by default: %v\n%s", err, got)
 	}
-	_, err = helm(t, "template", "edge", chart, "--set", "controllerNames=null")
-	if err == nil || !strings.Contains(err.Error(), "missing property 'controllerNames'") {
-		t.Errorf("controllerNames=null: %v", err)
+	_, err = helm(t, "template", "edge", chart, "--set", "clusterDomain=null")
+	if err == nil || !strings.Contains(err.Error(), "missing property 'clusterDomain'") {
+		t.Errorf("clusterDomain=null: %v", err)
 	}
 }
 

@@ -30,11 +30,47 @@
 {{- if .Values.acme.enabled -}}
 {{- $faults = concat $faults (include "portico.acmeFaults" . | fromJsonArray) -}}
 {{- end -}}
+{{- $faults = concat $faults (include "portico.classFaults" . | fromJsonArray) -}}
 {{- with include "portico.memoryFault" . -}}
 {{- $faults = append $faults . -}}
 {{- end -}}
 {{- with $faults -}}
 {{- fail (printf "\n%s" (join "\n" .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What is wrong with the class and its controller, beside the classes of the cluster, as a JSON list. */}}
+{{- define "portico.classFaults" -}}
+{{- $faults := list -}}
+{{- $own := include "portico.controllerName" . -}}
+{{- $served := include "portico.controllerNames" . | splitList "," -}}
+{{- if gt (len $own) 250 -}}
+{{- $faults = append $faults (printf "ingressClass.name: with portico.dev/ before it, it is the name of a controller, which has 250 characters at most; shorten it by %d, or set controllerNames" (sub (len $own) 250)) -}}
+{{- end -}}
+{{- range include "portico.classes" . | fromJsonArray -}}
+{{- $name := .metadata.name -}}
+{{- $release := dig "metadata" "annotations" "meta.helm.sh/release-name" "" . -}}
+{{- $namespace := dig "metadata" "annotations" "meta.helm.sh/release-namespace" "" . -}}
+{{- $ours := and (eq $release $.Release.Name) (eq $namespace $.Release.Namespace) -}}
+{{- if and $ours $.Values.ingressClass.create (eq $name $.Values.ingressClass.name) (ne .spec.controller $own) -}}
+{{- $faults = append $faults (printf "ingressClass.name: the IngressClass %[1]s of this release has the controller %[2]s, and no IngressClass can get another; keep it with --set 'controllerNames={%[2]s}', or delete it first: kubectl delete ingressclass %[1]s" $name .spec.controller) -}}
+{{- else if and $release (not $ours) (has .spec.controller $served) (hasPrefix "portico.dev/" .spec.controller) (ne (toString $.Values.publish.status) "false") -}}
+{{- $faults = append $faults (printf "controllerNames: the IngressClass %s of the release %s in namespace %s has the controller %s too, so both releases would serve it and overwrite each other's status; set ingressClass.name to a name of your own, of which the controller is made, and controllerNames, if at all, to another one, or publish.status=false to serve it without writing" $name $release $namespace .spec.controller) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{/* The IngressClasses of the cluster, as a JSON list. Who may not create our ClusterRole may not list them. */}}
+{{- define "portico.classes" -}}
+{{- if .Values.rbac.create -}}
+{{- dig "items" list (lookup "networking.k8s.io/v1" "IngressClass" "" "") | toJson -}}
+{{- else -}}
+{{- with lookup "networking.k8s.io/v1" "IngressClass" "" .Values.ingressClass.name -}}
+{{- list . | toJson -}}
+{{- else -}}
+[]
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -46,6 +46,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "portico.fullname" . }}-leader
 {{- end -}}
 
+{{/* The controllers that are served, separated by commas; the first is our own. */}}
+{{- define "portico.controllerNames" -}}
+{{- if .Values.controllerNames -}}
+{{- join "," .Values.controllerNames -}}
+{{- else if eq .Values.ingressClass.name "portico" -}}
+portico.dev/ingress-controller
+{{- else -}}
+portico.dev/{{ .Values.ingressClass.name }}
+{{- end -}}
+{{- end -}}
+
+{{- define "portico.controllerName" -}}
+{{- include "portico.controllerNames" . | splitList "," | first -}}
+{{- end -}}
+
 {{- define "portico.publishesService" -}}
 {{- if and .Values.publish.service (not .Values.publish.addresses) (not .Values.publish.nodes) -}}true{{- end -}}
 {{- end -}}

@@ -1,6 +1,6 @@
 {{- define "portico.args" -}}
 - controller
-- --controller-name={{ join "," .Values.controllerNames }}
+- --controller-name={{ include "portico.controllerNames" . }}
 - --leader-elect-lease={{ include "portico.lease" . }}
 - --leader-elect-namespace={{ .Release.Namespace }}
 {{- with .Values.watch.namespaces }}

@@ -27,7 +27,8 @@ func TestBuild(t *testing.T) {
 	if err := json.Unmarshal(content["index.json"], &top); err != nil {
 		t.Fatal(err)
 	}
-	for _, words := range []string{"portico.dev/portico:1.2.3 " + top.Manifests[0].Digest, "--set image.tag=1.2.3"} {
+	for _, words := range []string{"portico.dev/portico:1.2.3 " + top.Manifests[0].Digest, "--set image.tag=1.2.3",
+		"building portico for amd64\n", "building portico for arm64\n"} {
 		if !strings.Contains(told, words) {
 			t.Errorf("the build does not say %q:\n%s", words, told)
 		}

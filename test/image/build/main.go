@@ -49,6 +49,7 @@ func (b builder) build(ctx context.Context, name string, archs []string) error {
 	}
 	var images []*image.Image
 	for _, arch := range archs {
+		fmt.Printf("building %s for %s\n", name, arch) // minutes, without a cache
 		img, err := b.image(ctx, name, arch)
 		if err != nil {
 			return err
@@ -65,8 +66,17 @@ func (b builder) build(ctx context.Context, name string, archs []string) error {
 		return err
 	}
 	fmt.Printf("%s %s%s:%s %s\n", archive, registry, name, b.version, digest)
-	fmt.Printf("once pushed: helm install %[1]s charts/%[1]s --namespace %[1]s-system --create-namespace --set image.repository=YOUR-REGISTRY/%[1]s --set image.tag=%[2]s\n", name, b.version)
+	fmt.Println("once pushed:", install(name, b.version))
 	return nil
+}
+
+// install is the command of README.md, or of docs/node.md.
+func install(name, version string) string {
+	where := "--namespace portico-system --create-namespace"
+	if name == "portico-node" { // has no default for the apiserver, and goes where kube-proxy is
+		where = "--namespace kube-system --set apiserver.host=192.0.2.10 --set clusterCIDR='{10.244.0.0/16}'"
+	}
+	return fmt.Sprintf("helm install %[1]s charts/%[1]s %[3]s --set image.repository=YOUR-REGISTRY/%[1]s --set image.tag=%[2]s", name, version, where)
 }
 
 func firstOf(errs ...error) error {

@@ -42,13 +42,43 @@ func TestPods(t *testing.T) {
 				t.Errorf("spread over %s counts pods of old templates", c.TopologyKey)
 			}
 		}
-		if n := len(spec.TopologySpreadConstraints); (n == 0) != (name == "daemonset") {
-			t.Errorf("%d constraints of the spread", n)
+		if n := len(spec.TopologySpreadConstraints); (n == 0) != (name == "daemonset") || (spec.Affinity == nil) != (name == "daemonset") {
+			t.Errorf("%d constraints of the spread, affinity %v", n, spec.Affinity)
 		}
 		if p := spec.Containers[0].ReadinessProbe; p.FailureThreshold < 2 || p.TimeoutSeconds < 2 {
 			t.Errorf("the readiness probe fails at the first slow answer: %+v", p)
 		}
 	})
+}
+
+// TestSpread: a constraint whose label some nodes lack would undo that of nodes,
+// so zones are a preference; what users give replaces either.
+func TestSpread(t *testing.T) {
+	const constraint = "{maxSkew: 2, topologyKey: example.com/rack, whenUnsatisfiable: DoNotSchedule}"
+	for text, want := range map[string]string{
+		"{}": "kubernetes.io/hostname topology.kubernetes.io/zone",
+		"topologySpreadConstraints: [" + constraint + "]": "example.com/rack topology.kubernetes.io/zone",
+		"affinity: {nodeAffinity: {}}":                    "kubernetes.io/hostname",
+	} {
+		out, err := helm(t, "template", "edge", chart, "-f", values(t, text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		spec := podTemplate(t, out).Spec
+		var got []string
+		for _, c := range spec.TopologySpreadConstraints {
+			got = append(got, c.TopologyKey)
+		}
+		if anti := spec.Affinity.PodAntiAffinity; anti != nil {
+			for _, p := range anti.PreferredDuringSchedulingIgnoredDuringExecution {
+				got = append(got, p.PodAffinityTerm.TopologyKey)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: spread over %q, want %s", text, got, want)
+		}
+	}
 }
 
 // TestHooksGo: whatever a hook comes to, nothing of it stays but a failed test,

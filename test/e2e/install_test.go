@@ -179,6 +179,9 @@ func (e *edge) install(t *testing.T) {
 		t.Errorf("the notes do not say what to do next:\n%s", out)
 	}
 	e.rollout(t, "-n", namespace, "deployment/"+full)
+	if pods := e.controllers(t); len(pods) != 2 || pods[0].Spec.NodeName == pods[1].Spec.NodeName { // whose nodes name no zone
+		t.Errorf("the %d replicas are not on different nodes", len(pods))
+	}
 	e.assign(t, namespace, full, e.balancer)
 }
 

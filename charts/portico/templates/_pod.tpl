@@ -174,16 +174,16 @@ spec:
   topologySpreadConstraints:
     {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}
   {{- else if eq .Values.kind "Deployment" }}
+  # Of nodes alone: the scheduler scores only nodes that have the label of every
+  # constraint, so one of zones would undo this one where nodes name none.
   topologySpreadConstraints:
-    {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
     - maxSkew: 1
-      topologyKey: {{ . }}
+      topologyKey: kubernetes.io/hostname
       whenUnsatisfiable: ScheduleAnyway
       matchLabelKeys: [pod-template-hash] # pods that an update replaces do not count
       labelSelector:
         matchLabels:
-          {{- include "portico.selector" $ | nindent 10 }}
-    {{- end }}
+          {{- include "portico.selector" . | nindent 10 }}
   {{- end }}
   {{- with .Values.priorityClassName }}
   priorityClassName: {{ . }}
@@ -196,8 +196,20 @@ spec:
   tolerations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with .Values.affinity }}
+  {{- if .Values.affinity }}
   affinity:
-    {{- toYaml . | nindent 4 }}
+    {{- toYaml .Values.affinity | nindent 4 }}
+  {{- else if eq .Values.kind "Deployment" }}
+  # Over zones. Without effect, and without harm, where nodes name none.
+  affinity:
+    podAntiAffinity:
+      preferredDuringSchedulingIgnoredDuringExecution:
+        - weight: 100
+          podAffinityTerm:
+            topologyKey: topology.kubernetes.io/zone
+            matchLabelKeys: [pod-template-hash]
+            labelSelector:
+              matchLabels:
+                {{- include "portico.selector" . | nindent 16 }}
   {{- end }}
 {{- end -}}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -103,4 +104,21 @@ func TestNotesOfAClash(t *testing.T) {
 func (in *installation) dryRun(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	return helm(t, append([]string{"install", "edge", chart, "-n", "portico-system", "--dry-run=server", "--kubeconfig", in.kubeconfig(t)}, args...)...)
+}
+
+// TestNotesOfTheDefaultCertificate: a Secret that is not there is told, with the
+// command that makes it.
+func TestNotesOfTheDefaultCertificate(t *testing.T) {
+	in := &installation{Client: server(t)}
+	const missing = "kubectl create secret tls wildcard -n certs"
+	text, err := in.dryRun(t, "--set", "defaultTLSSecret=certs/wildcard")
+	if err != nil || !strings.Contains(text, missing) {
+		t.Errorf("the notes lack %q: %v\n%s", missing, err, text)
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "certs", Name: "wildcard"}}
+	in.create(t, secret)
+	t.Cleanup(func() { _ = in.Delete(context.Background(), secret) })
+	if text, err = in.dryRun(t, "--set", "defaultTLSSecret=certs/wildcard"); err != nil || strings.Contains(text, missing) {
+		t.Errorf("with the Secret: %v\n%s", err, text)
+	}
 }

@@ -7,6 +7,7 @@
 {{- if and .Values.autoscaling.enabled (ne .Values.kind "Deployment") -}}
 {{- $faults = append $faults "autoscaling.enabled: a DaemonSet has one pod on each node; set kind to Deployment" -}}
 {{- end -}}
+{{- $faults = concat $faults (include "portico.portFaults" . | fromJsonArray) (include "portico.scaleFaults" . | fromJsonArray) (include "portico.envFaults" . | fromJsonArray) -}}
 {{- range $name, $instead := include "portico.ownFlags" . | fromYaml -}}
 {{- if hasKey (default dict $.Values.flags) $name -}}
 {{- $faults = append $faults (printf "flags.%s: %s" $name $instead) -}}
@@ -19,6 +20,9 @@
 {{- $faults = append $faults (printf "%s: %s is set by the chart; leave it out" $value $label) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.secrets.namespaces (eq .Values.secrets.scope "watched") -}}
+{{- $faults = append $faults "secrets.namespaces: secrets.scope=watched reads Secrets wherever Ingresses are watched; set it to listed, or leave the namespaces out" -}}
 {{- end -}}
 {{- if and (eq .Values.secrets.scope "listed") .Values.watch.namespaces -}}
 {{- range .Values.secrets.namespaces -}}
@@ -37,6 +41,75 @@
 {{- with $faults -}}
 {{- fail (printf "\n%s" (join "\n" .)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Ports that are asked for twice, as a JSON list. */}}
+{{- define "portico.portFaults" -}}
+{{- $faults := list -}}
+{{- with .Values.service -}}
+{{- if eq (int .httpPort) (int .httpsPort) -}}
+{{- $faults = append $faults (printf "service.httpPort, service.httpsPort: both are %d, and one port cannot serve both; set another one" (int .httpPort)) -}}
+{{- end -}}
+{{- if and .httpNodePort (eq (int .httpNodePort) (int .httpsNodePort)) -}}
+{{- $faults = append $faults (printf "service.httpNodePort, service.httpsNodePort: both are %d, and one port cannot serve both; set another one, or 0 to have the cluster choose" (int .httpNodePort)) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.hostPorts -}}
+{{- if eq (int .http) (int .https) -}}
+{{- $faults = append $faults (printf "hostPorts.http, hostPorts.https: both are %d, and one port cannot serve both; set another one" (int .http)) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{/* What is wrong with the number of pods, as a JSON list. */}}
+{{- define "portico.scaleFaults" -}}
+{{- $faults := list -}}
+{{- $pods := int .Values.replicas -}}
+{{- $value := "replicas" -}}
+{{- with .Values.autoscaling -}}
+{{- if .enabled -}}
+{{- $pods = int .minReplicas -}}
+{{- $value = "autoscaling.minReplicas" -}}
+{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- $faults = append $faults (printf "autoscaling.minReplicas: %d is more than autoscaling.maxReplicas=%d; lower the one or raise the other" (int .minReplicas) (int .maxReplicas)) -}}
+{{- end -}}
+{{- if not (or (dig "requests" "cpu" "" $.Values.resources) (dig "limits" "cpu" "" $.Values.resources)) -}}
+{{- $faults = append $faults "autoscaling.targetCPUUtilizationPercentage: it is a part of resources.requests.cpu, which is empty, so nothing would be scaled; set that" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if include "portico.budgeted" . -}}
+{{- $written := toString .Values.podDisruptionBudget.minAvailable -}}
+{{- $kept := trimSuffix "%" $written | int -}}
+{{- if hasSuffix "%" $written -}}
+{{- $kept = div (add (mul $kept $pods) 99) 100 | int -}}
+{{- end -}}
+{{- if ge $kept $pods -}}
+{{- $faults = append $faults (printf "podDisruptionBudget.minAvailable: %s of %s=%d leaves no pod to evict, so no node with one could be drained; lower it, raise %s, or set podDisruptionBudget.enabled=false" $written $value $pods $value) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{/* Variables that have no effect beside what the chart sets, as a JSON list. */}}
+{{- define "portico.envFaults" -}}
+{{- $faults := list -}}
+{{- $own := include "portico.ownFlags" . | fromYaml -}}
+{{- $given := dict -}}
+{{- range include "portico.args" . | fromYamlArray -}}
+{{- $flag := . | trimPrefix "--" | splitList "=" | first -}}
+{{- $_ := set $given (printf "PORTICO_%s" ($flag | upper | replace "-" "_")) $flag -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if eq .name "GOMEMLIMIT" -}}
+{{- $faults = append $faults "extraEnv: GOMEMLIMIT is set by the chart; set goMemLimit" -}}
+{{- else if hasKey $given .name -}}
+{{- $flag := get $given .name -}}
+{{- $faults = append $faults (printf "extraEnv: %s has no effect beside the flag --%s, which the chart gives; %s" .name $flag (get $own $flag | default (printf "set flags.%s" $flag))) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
 {{- end -}}
 
 {{/* What is wrong with the class and its controller, beside the classes of the cluster, as a JSON list. */}}
@@ -85,6 +158,19 @@
 {{- $faults = append $faults "acme.enabled: acme.issuers is empty, so nobody issues; name one" -}}
 {{- else if and .Values.acme.default (not (has .Values.acme.default $names)) -}}
 {{- $faults = append $faults (printf "acme.default: %s is not the name of one of acme.issuers" .Values.acme.default) -}}
+{{- end -}}
+{{- range .Values.acme.issuers -}}
+{{- if and .ca (or .directory .staging) -}}
+{{- $faults = append $faults (printf "acme.issuers: %s has both ca: true and directory or staging; leave out ca to have the ACME server issue, or the others for a CA of your own" .name) -}}
+{{- else if not (or .ca .directory) -}}
+{{- $faults = append $faults (printf "acme.issuers: %s has nobody who issues; give it directory, the URL of an ACME server, or ca: true for a CA of your own" .name) -}}
+{{- end -}}
+{{- if and (has "dns-01" (default list .challenges)) (not .dns) -}}
+{{- $faults = append $faults (printf "acme.issuers: %s has the challenge dns-01 without dns; give dns: the provider that publishes it, or leave dns-01 out of challenges" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.acme.secrets.scope "listed") (not .Values.acme.secrets.namespaces) -}}
+{{- $faults = append $faults "acme.secrets.scope=listed: acme.secrets.namespaces is empty, so no Secret is written; list namespaces, or set the scope to none" -}}
 {{- end -}}
 {{- $read := include "portico.secretNamespaces" . -}}
 {{- $written := include "portico.writtenNamespaces" . -}}
@@ -168,6 +254,8 @@ watch-without-class: set watch.withoutClass
 {{- $soft := include "portico.bytes" .Values.goMemLimit -}}
 {{- if and $limit $soft (gt (int64 $soft) (int64 $limit)) -}}
 goMemLimit={{ .Values.goMemLimit }}: above resources.limits.memory={{ $written }}, the pod is killed before Go collects garbage; leave it empty for 90 % of the limit
+{{- else if and $limit (lt (int64 $limit) 33554432) -}}
+resources.limits.memory={{ $written }}: that is {{ $limit }} bytes, with which no pod starts; write it with its unit, as 512Mi, and 32Mi at least
 {{- else if and $written (not $limit) (not .Values.goMemLimit) -}}
 resources.limits.memory={{ $written }}: write it with Ki, Mi, Gi, k, M or G, or set goMemLimit
 {{- end -}}

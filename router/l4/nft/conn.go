@@ -3,8 +3,10 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -25,11 +27,12 @@ func (k *Kernel) connect() error {
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(bufferSize), c.SetReadBuffer(bufferSize/16), k.watcher.ignore(c.PID()))
-	}))
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return errors.Join(fmt.Errorf("netlink: %w; the capability NET_ADMIN is needed", err), query.Close())
+		return errors.Join(fmt.Errorf("netlink: %w", err), query.Close())
+	}
+	if err := errors.Join(c.SetWriteBuffer(bufferSize), k.watcher.ignore(c.PID())); err != nil {
+		return errors.Join(fmt.Errorf("netlink: %w; the capability NET_ADMIN is needed", err), query.Close(), c.Close())
 	}
 	k.conn, k.query = c, query
 	return nil
@@ -42,54 +45,36 @@ func (k *Kernel) disconnect() error {
 	if k.conn == nil {
 		return nil
 	}
-	err := errors.Join(k.conn.CloseLasting(), k.query.Close())
+	err := errors.Join(k.conn.Close(), k.query.Close())
 	k.conn, k.query, k.whole = nil, nil, false
 	return err
 }
 
-// flush commits what was handed to the connection.
-func (k *Kernel) flush() error {
-	if err := k.conn.Flush(); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	return nil
-}
-
-// rules calls do with the chain of each rule of a table and with what the rule
-// does, in the kernel's form. A table that is not there has none.
-func (k *Kernel) rules(f *family, do func(chain string, exprs []byte)) error {
+// stamps returns the stamps of the rules of a table by chain, in their order. A
+// table that is not there has none.
+func (k *Kernel) stamps(f *family) (map[string][]string, error) {
 	replies, err := k.ask(f, unix.NFT_MSG_GETRULE, netlink.Dump, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: cString(f.table.Name)})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	out := map[string][]string{}
 	for _, m := range replies {
 		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
 		if err != nil {
-			return fmt.Errorf("netlink: %w", err)
+			return nil, fmt.Errorf("netlink: %w", err)
 		}
-		var chain string
-		var exprs []byte
+		var chain, stamp string
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.NFTA_RULE_CHAIN:
 				chain = ad.String()
-			case unix.NFTA_RULE_EXPRESSIONS:
-				exprs = ad.Bytes()
+			case unix.NFTA_RULE_USERDATA:
+				stamp = string(ad.Bytes())
 			}
 		}
-		do(chain, exprs)
+		out[chain] = append(out[chain], stamp)
 	}
-	return nil
-}
-
-func (k *Kernel) hasChain(f *family, name string) (bool, error) {
-	_, err := k.ask(f, unix.NFT_MSG_GETCHAIN, 0,
-		netlink.Attribute{Type: unix.NFTA_CHAIN_TABLE, Data: cString(f.table.Name)},
-		netlink.Attribute{Type: unix.NFTA_CHAIN_NAME, Data: cString(name)})
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	return err == nil, err
+	return out, nil
 }
 
 // names lists the chains or sets of a table.
@@ -119,6 +104,76 @@ func (k *Kernel) names(f *family, request, name uint16) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// listed is an element as the kernel lists it.
+type listed struct {
+	key, data string
+	expires   time.Duration
+}
+
+// elements lists those of a set. It takes a time that grows with the square of
+// their number.
+func (k *Kernel) elements(f *family, s *nftables.Set) ([]listed, error) {
+	replies, err := k.ask(f, unix.NFT_MSG_GETSETELEM, netlink.Dump,
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: cString(f.table.Name)},
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: cString(s.Name)})
+	if err != nil {
+		return nil, err
+	}
+	var out []listed
+	for _, m := range replies {
+		if out, err = appendListed(out, m); err != nil {
+			return nil, fmt.Errorf("netlink: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func appendListed(out []listed, m netlink.Message) ([]listed, error) {
+	ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
+	if err != nil {
+		return nil, err
+	}
+	for ad.Next() {
+		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			continue
+		}
+		ad.Nested(func(list *netlink.AttributeDecoder) error {
+			for list.Next() {
+				var e listed
+				list.Nested(e.decode)
+				out = append(out, e)
+			}
+			return list.Err()
+		})
+	}
+	return out, ad.Err()
+}
+
+func (e *listed) decode(ad *netlink.AttributeDecoder) error {
+	value := func(to *string) {
+		ad.Nested(func(v *netlink.AttributeDecoder) error {
+			for v.Next() {
+				if v.Type() == unix.NFTA_DATA_VALUE {
+					*to = string(v.Bytes())
+				}
+			}
+			return v.Err()
+		})
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			value(&e.key)
+		case unix.NFTA_SET_ELEM_DATA:
+			value(&e.data)
+		case unix.NFTA_SET_ELEM_EXPIRATION:
+			e.expires = time.Duration(ad.Uint64()) * time.Millisecond
+		}
+	}
+	return ad.Err()
 }
 
 // ask sends a request and returns the answers. A dump that was overtaken by a

@@ -20,8 +20,12 @@ type family struct {
 	mark  uint32
 	table *nftables.Table
 	sets  sets
-	// layout is the version of what follows, const after New.
+	// layout is the version of all that does not depend on a plan; const after
+	// newFamily.
 	layout uint64
+	// round is a number of the last Replace, of which the stamps of the rules
+	// are made that each Replace writes.
+	round uint64
 	shadow
 }
 
@@ -65,6 +69,9 @@ func newFamily(o Options, ipv6 bool) *family {
 		finals:        f.dataMap("final-actions", nftables.TypeVerdict, word),
 	}
 	f.sets.ranges.Interval = true
+	for i, s := range f.sets.all() {
+		s.ID = uint32(i + 1)
+	}
 	f.layout = f.version()
 	f.reset()
 	return f
@@ -281,13 +288,13 @@ func ifname(name string, prefix bool) []byte {
 	return []byte(name + strings.Repeat("\x00", unix.IFNAMSIZ-len(name)))
 }
 
-// verdicts are the elements of the two maps of actions.
-func verdicts(special bool) []nftables.SetElement {
-	to := func(action value, chain string) nftables.SetElement {
-		return nftables.SetElement{Key: word(action << operandBits), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+// verdicts are the elements of one of the two maps of actions.
+func (f *family) verdicts(s *nftables.Set) []element {
+	to := func(action value, chain string) element {
+		return element{set: s, key: string(word(action << operandBits)), chain: chain}
 	}
-	out := []nftables.SetElement{to(actReject, chReject), to(actDrop, chDrop), to(actSticky, chSticky)}
-	if special {
+	out := []element{to(actReject, chReject), to(actDrop, chDrop), to(actSticky, chSticky)}
+	if s == f.sets.actions {
 		out = append(out, to(actSpecial, chSpecial))
 	}
 	for i := range sizes {

@@ -118,19 +118,16 @@ func (s *sticky) seated(seat uint32, a netip.AddrPort) element {
 // program makes what the pool needs, before its elements. Clients that are
 // remembered stay.
 func (f *family) program(s *sticky, b *batch) {
-	b.before = append(b.before, func(c *nftables.Conn) error {
+	b.before = append(b.before, func(t *transaction) {
 		for _, set := range s.sets() {
-			if err := addSet(c, set); err != nil {
-				return err
-			}
+			t.addSet(set)
 		}
 		if f.refilling { // an earlier process may have left them
-			c.FlushSet(s.chosen)
-			c.FlushSet(s.seats)
+			t.flushSet(s.chosen)
+			t.flushSet(s.seats)
 		}
-		f.writeChain(c, chain{name: s.pick()}) // to be there for the other
-		f.writeChain(c, chain{name: s.chain(), rules: f.remember(s)})
-		return nil
+		f.writeChain(t, chain{name: s.pick()}) // to be there for the other
+		f.writeChain(t, chain{name: s.chain(), rules: f.remember(s)})
 	})
 }
 
@@ -141,9 +138,8 @@ func (f *family) resize(s *sticky, n int, b *batch) {
 		return
 	}
 	s.size = size
-	b.before = append(b.before, func(c *nftables.Conn) error {
-		f.writeChain(c, chain{name: s.pick(), rules: f.pickSeat(s)})
-		return nil
+	b.before = append(b.before, func(t *transaction) {
+		f.writeChain(t, chain{name: s.pick(), rules: f.pickSeat(s)})
 	})
 }
 
@@ -152,12 +148,11 @@ func (f *family) unmake(s *sticky, b *batch) {
 	for _, set := range s.sets() {
 		b.forget(set)
 	}
-	b.after = append(b.after, func(c *nftables.Conn) error {
-		f.deleteChains(c, s.chain(), s.pick())
+	b.after = append(b.after, func(t *transaction) {
+		f.deleteChains(t, s.chain(), s.pick())
 		for _, set := range s.sets() {
-			c.DelSet(set)
+			t.deleteSet(set)
 		}
-		return nil
 	})
 }
 
@@ -203,15 +198,15 @@ func (f *family) affinities(key l4.PortKey) []*sticky {
 }
 
 // decode reads a client as the kernel lists it.
-func (s *sticky) decode(e nftables.SetElement) (l4.Sticky, bool) {
-	client, ok := netip.AddrFromSlice(e.Key)
-	if !ok || len(e.Val) != 4 {
+func (s *sticky) decode(e listed) (l4.Sticky, bool) {
+	client, ok := netip.AddrFromSlice([]byte(e.key))
+	if !ok || len(e.data) != 4 {
 		return l4.Sticky{}, false
 	}
-	seat := value(binary.NativeEndian.Uint32(e.Val)) & operandMask
+	seat := value(binary.NativeEndian.Uint32([]byte(e.data))) & operandMask
 	for a, n := range s.numbers {
 		if n == uint32(seat) {
-			return l4.Sticky{Client: client, Endpoint: a, Expires: e.Expires}, true
+			return l4.Sticky{Client: client, Endpoint: a, Expires: e.expires}, true
 		}
 	}
 	return l4.Sticky{}, false // its endpoint is gone

@@ -35,13 +35,6 @@ func (b *batch) remove(e element) {
 	b.removed[e.set] = append(b.removed[e.set], e)
 }
 
-// forget drops what was to become of the elements of a set that goes away as a
-// whole.
-func (b *batch) forget(s *nftables.Set) {
-	delete(b.removed, s)
-	delete(b.added, s)
-}
-
 // replace removes the old elements that are not among the fresh ones, and adds
 // those of the fresh ones that are new.
 func (b *batch) replace(old, fresh []element) {

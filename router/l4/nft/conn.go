@@ -6,11 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/portico-ingress/portico/router/l4"
 )
 
 // bufferSize is how large a transaction may be: it is one message to the
@@ -77,35 +80,6 @@ func (k *Kernel) stamps(f *family) (map[string][]string, error) {
 	return out, nil
 }
 
-// names lists the chains or sets of a table.
-func (k *Kernel) names(f *family, request, name uint16) ([]string, error) {
-	const table = 1 // the attribute, of all kinds of objects
-	replies, err := k.ask(f, request, netlink.Dump, netlink.Attribute{Type: table, Data: cString(f.table.Name)})
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, m := range replies {
-		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
-		if err != nil {
-			return nil, fmt.Errorf("netlink: %w", err)
-		}
-		var in, called string
-		for ad.Next() {
-			switch ad.Type() {
-			case table:
-				in = ad.String()
-			case name:
-				called = ad.String()
-			}
-		}
-		if in == f.table.Name {
-			out = append(out, called)
-		}
-	}
-	return out, nil
-}
-
 // listed is an element as the kernel lists it.
 type listed struct {
 	key, data string
@@ -128,6 +102,25 @@ func (k *Kernel) elements(f *family, s *nftables.Set) ([]listed, error) {
 		}
 	}
 	return out, nil
+}
+
+// decode reads a client, by the endpoint of its seat if that is among seats.
+func (f *family) decode(e listed, seats map[value]netip.AddrPort) (l4.Sticky, bool) {
+	size := f.addressType().Bytes
+	if len(e.key) < int(size) {
+		return l4.Sticky{}, false
+	}
+	client, _ := netip.AddrFromSlice([]byte(e.key[:size]))
+	endpoint, ok := seats[valueOf(e.data)]
+	return l4.Sticky{Client: client, Endpoint: endpoint, Expires: e.expires}, ok
+}
+
+// valueOf is a number as word makes it, 0 of anything else.
+func valueOf(data string) value {
+	if len(data) != 4 {
+		return 0
+	}
+	return value(binary.NativeEndian.Uint32([]byte(data)))
 }
 
 func appendListed(out []listed, m netlink.Message) ([]listed, error) {

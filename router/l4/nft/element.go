@@ -63,11 +63,6 @@ func (f *family) endpoint(pool uint32, i int, a netip.AddrPort) element {
 	return element{set: f.sets.endpoints, key: string(key), data: string(appendAddrPort(nil, a))}
 }
 
-// affinity leads to the chain of a pool whose clients keep their endpoint.
-func (f *family) affinity(p *pool) element {
-	return element{set: f.sets.sticky, key: string(word(operand(p.id))), chain: p.sticky.chain()}
-}
-
 // front is the address of a front, leading to a value.
 func (f *family) front(p l4.Protocol, fr l4.Front, v value) element {
 	if fr.Kind == l4.NodePort {

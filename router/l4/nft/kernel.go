@@ -76,18 +76,22 @@ func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
 	round := rand.Uint64()
 	err := k.transact(ctx, func(b *batch, t *transaction) error {
 		for _, f := range k.families {
-			intact, err := k.intact(f)
+			have, err := k.stamps(f)
 			if err != nil {
 				return err
+			}
+			intact := stamped(have, f.layout, f.fixed())
+			if intact && !f.read {
+				if err := k.readNames(f); err != nil {
+					return err
+				}
 			}
 			f.round = round
 			if err := f.refill(p, intact, b, t); err != nil {
 				return err
 			}
 			if intact {
-				if err := k.sweep(f, b); err != nil {
-					return err
-				}
+				f.sweep(have, b)
 			}
 		}
 		return nil
@@ -95,7 +99,13 @@ func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
 	if errors.Is(err, errAnswerLost) && k.connect() == nil && k.carriedOut(&p.Globals) {
 		k.whole, err = true, nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	for _, f := range k.families {
+		f.replaced()
+	}
+	return nil
 }
 
 // Apply programs a change to what was programmed last, in one transaction, at
@@ -144,7 +154,7 @@ func (k *Kernel) transact(ctx context.Context, fill func(*batch, *transaction) e
 // refill empties and fills a table, which is made if it is not intact.
 func (f *family) refill(p *l4.Plan, intact bool, b *batch, t *transaction) error {
 	if intact {
-		for _, s := range f.sets.all() {
+		for _, s := range f.sets.filled() {
 			t.flushSet(s)
 		}
 	} else {
@@ -152,10 +162,10 @@ func (f *family) refill(p *l4.Plan, intact bool, b *batch, t *transaction) error
 	}
 	f.writeChains(t, f.round, f.variable(&p.Globals))
 	f.reset()
-	f.refilling = true
 	b.before = append(b.before, func(t *transaction) {
 		t.addElements(f.sets.actions, f.verdicts(f.sets.actions))
 		t.addElements(f.sets.finals, f.verdicts(f.sets.finals))
+		t.addElements(f.sets.stickySizes, f.pickSizes())
 	})
 	for _, fw := range p.Forwardings {
 		if fw.Key.IPv6 == f.ipv6 {
@@ -166,12 +176,12 @@ func (f *family) refill(p *l4.Plan, intact bool, b *batch, t *transaction) error
 	}
 	f.sync(l4.Delta[netip.Addr]{Added: p.ClusterIPs}, l4.Delta[l4.Loop]{Added: p.Loops}, b)
 	f.answer(p.Globals.NodePorts.Addresses, b)
+	f.settle(b)
 	return nil
 }
 
 // change makes what is different.
 func (f *family) change(c *l4.Change, b *batch, t *transaction) error {
-	f.refilling = false
 	for _, key := range c.Delete {
 		if key.IPv6 == f.ipv6 {
 			if err := f.deleteForwarding(key, b); err != nil {
@@ -187,6 +197,7 @@ func (f *family) change(c *l4.Change, b *batch, t *transaction) error {
 		}
 	}
 	f.sync(c.ClusterIPs, c.Loops, b)
+	f.settle(b)
 	if c.Globals != nil {
 		f.writeChains(t, f.round, f.variable(c.Globals))
 		f.answer(c.Globals.NodePorts.Addresses, b)
@@ -202,15 +213,23 @@ func (k *Kernel) Affinity(_ context.Context, key l4.PortKey) ([]l4.Sticky, error
 	}
 	var out []l4.Sticky
 	for _, f := range k.families {
-		for _, s := range f.affinities(key) {
-			elements, err := k.elements(f, s.clients)
-			if err != nil {
-				return nil, err
+		pools := f.affinities(key)
+		if len(pools) == 0 {
+			continue
+		}
+		elements, err := k.elements(f, f.sets.stickyClients)
+		if err != nil {
+			return nil, err
+		}
+		seats := map[value]netip.AddrPort{}
+		for _, s := range pools {
+			for a, n := range s.seats {
+				seats[s.value(n)] = a
 			}
-			for _, e := range elements {
-				if c, ok := s.decode(e); ok {
-					out = append(out, c)
-				}
+		}
+		for _, e := range elements {
+			if c, ok := f.decode(e, seats); ok {
+				out = append(out, c)
 			}
 		}
 	}

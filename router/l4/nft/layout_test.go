@@ -25,3 +25,30 @@ func TestVersion(t *testing.T) {
 		}
 	}
 }
+
+// TestNumbers: a number that was given back, or that a Replace set free, is not
+// the next to be handed out.
+func TestNumbers(t *testing.T) {
+	i := ids{limit: 4, next: 3}
+	i.reset()
+	take := func(want uint32) {
+		t.Helper()
+		if got, err := i.take(); err != nil || got != want {
+			t.Errorf("got %d, %v, want %d", got, err, want)
+		}
+	}
+	take(3)
+	take(0)
+	i.give(0)
+	take(1)
+	i.reset()
+	take(2)
+	take(3)
+	i.give(2)
+	take(0)
+	take(1)
+	take(2)
+	if n, err := i.take(); err == nil {
+		t.Errorf("got %d, and there are no more", n)
+	}
+}

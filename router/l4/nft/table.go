@@ -3,14 +3,12 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/fnv"
 	"slices"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
-	"golang.org/x/sys/unix"
-
 	"github.com/portico-ingress/portico/router/l4"
 )
 
@@ -80,37 +78,18 @@ func (f *family) deleteChains(t *transaction, names ...string) {
 	}
 }
 
-// sweep deletes what an earlier process made for pools with affinity that are
-// no more.
-func (k *Kernel) sweep(f *family, b *batch) error {
-	used := map[string]bool{}
-	for _, w := range f.forwardings {
-		for _, p := range []*pool{w.cluster, w.local} {
-			if p != nil && p.sticky != nil {
-				for _, n := range p.sticky.names() {
-					used[n] = true
-				}
-			}
-		}
-	}
-	left := func(request uint16, name uint16) ([]string, error) {
-		names, err := k.names(f, request, name)
-		return slices.DeleteFunc(names, func(n string) bool { return !isSticky(n) || used[n] }), err
-	}
-	chains, err := left(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_NAME)
+// readNames reads what an earlier process wrote down.
+func (k *Kernel) readNames(f *family) error {
+	elements, err := k.elements(f, f.sets.stickyNames)
 	if err != nil {
 		return err
 	}
-	sets, err := left(unix.NFT_MSG_GETSET, unix.NFTA_SET_NAME)
-	if err != nil {
-		return err
-	}
-	b.after = append(b.after, func(t *transaction) {
-		f.deleteChains(t, chains...)
-		for _, n := range sets {
-			t.deleteSet(&nftables.Set{Table: f.table, Name: n})
+	f.read = true
+	for _, e := range elements {
+		if v := valueOf(e.data); len(e.key) == 8 && v>>seatBits > 0 {
+			f.names[binary.BigEndian.Uint64([]byte(e.key))] = v
 		}
-	})
+	}
 	return nil
 }
 
@@ -122,7 +101,8 @@ func (f *family) version() uint64 {
 		h.Write(setAttrs(s))
 	}
 	var t transaction
-	for _, ch := range append(f.fixed(), f.variable(&l4.Globals{})...) {
+	chains := append(f.fixed(), f.variable(&l4.Globals{})...)
+	for _, ch := range append(chains, chain{name: stickyPrefix, rules: f.remember(&memory{})}) {
 		t.addChain(f.table, ch)
 		f.writeChains(&t, 0, []chain{ch})
 	}
@@ -130,13 +110,6 @@ func (f *family) version() uint64 {
 		h.Write(m.Data)
 	}
 	return h.Sum64()
-}
-
-// intact reports whether the table is there, in our layout, and nobody has
-// changed a rule that we would not write again.
-func (k *Kernel) intact(f *family) (bool, error) {
-	have, err := k.stamps(f)
-	return err == nil && stamped(have, f.layout, f.fixed()), err
 }
 
 // carriedOut reports whether the tables are as the last Replace wanted them.

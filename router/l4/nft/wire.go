@@ -205,10 +205,6 @@ func appendDescription(a attrs, s *nftables.Set) attrs {
 	return a.close(desc)
 }
 
-func (t *transaction) deleteSet(s *nftables.Set) {
-	t.add(s.Table, unix.NFT_MSG_DELSET, 0, attrs{}.text(unix.NFTA_SET_TABLE, s.Table.Name).text(unix.NFTA_SET_NAME, s.Name))
-}
-
 // flushSet deletes the elements of a set.
 func (t *transaction) flushSet(s *nftables.Set) {
 	t.add(s.Table, unix.NFT_MSG_DELSETELEM, 0,

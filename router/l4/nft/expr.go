@@ -49,6 +49,7 @@ var (
 	protocol = meta(expr.MetaKeyL4PROTO)
 	priority = meta(expr.MetaKeyPRIORITY)
 	mark     = meta(expr.MetaKeyMARK)
+	status   = field{load: func(reg uint32) expr.Any { return &expr.Ct{Key: expr.CtKeySTATUS, Register: reg} }, regs: 1}
 	dport    = payload(expr.PayloadBaseTransportHeader, 2, 2)
 )
 

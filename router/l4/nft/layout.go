@@ -252,13 +252,17 @@ func askSome(i int, ask func(n uint32) rule) []rule {
 
 func sizeChain(i int) string { return fmt.Sprintf("endpoints-%d", sizes[i]) }
 
+// translated is the bit of a connection's status that says that its destination
+// was (IPS_DST_NAT).
+const translated value = 1 << 5
+
 // postrouting masquerades what was marked, and endpoints that reached
-// themselves. What is left of an operand in the priority is taken away.
+// themselves through a Service; what they do without one is their own. What is left of an operand in the priority is taken away.
 func (f *family) postrouting() []rule {
 	return []rule{
 		seq(bits(priority, tagMask, operandTag), clearPriority()),
 		seq(anyBits(mark, value(f.mark)), changeMark(f.mark, false), masquerade()),
-		seq(in(f.sets.loops, f.saddr(), f.daddr(), protocol, dport), masquerade()),
+		seq(anyBits(status, translated), in(f.sets.loops, f.saddr(), f.daddr(), protocol, dport), masquerade()),
 	}
 }
 

@@ -50,14 +50,38 @@ func benchPlanner() *l4.Planner {
 	return l4.NewPlanner(l4.Node{Name: "node1", NodePorts: l4.NodePorts{All: true}, Pods: l4.Detector{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}})
 }
 
-// BenchmarkChange replaces one endpoint, from what the Service is now to the
-// commit: the cost must not depend on the number of Services or endpoints.
+// growOne returns the Service with one endpoint more, or one less if it is not as
+// it was made.
+func growOne(s *l4.Service, n int) *l4.Service {
+	out := *s
+	out.Ports = slices.Clone(s.Ports)
+	groups := slices.Clone(s.Ports[0].Groups)
+	if last := len(groups) - 1; groups[last].Endpoints[0].Address.Port() == 81 {
+		groups = groups[:last]
+	} else {
+		more := netip.AddrPortFrom(benchEndpoint(1<<23+n%(1<<20)).Addr(), 81)
+		groups = append(groups, &l4.Group{Endpoints: []l4.Endpoint{{Address: more, Ready: true, Serving: true}}})
+	}
+	out.Ports[0].Groups = groups
+	return &out
+}
+
+// BenchmarkChange replaces one endpoint, or adds one and takes it away in turns,
+// from what the Service is now to the commit: the cost must not depend on the
+// number of Services or endpoints.
 func BenchmarkChange(b *testing.B) {
 	for _, size := range []struct {
 		services, endpoints int
 		affinity            time.Duration
-	}{{100, 5, 0}, {10_000, 5, 0}, {50_000, 10, 0}, {1, 100_000, 0}, {100, 5, time.Hour}, {1000, 5, time.Hour}} {
-		b.Run(fmt.Sprintf("%dx%d affinity=%s", size.services, size.endpoints, size.affinity), func(b *testing.B) {
+		kind                string
+		change              func(*l4.Service, int) *l4.Service
+	}{
+		{100, 5, 0, "swap", swapOne}, {10_000, 5, 0, "swap", swapOne}, {50_000, 10, 0, "swap", swapOne}, {1, 100_000, 0, "swap", swapOne},
+		{100, 5, time.Hour, "swap", swapOne}, {10_000, 5, time.Hour, "swap", swapOne},
+		{100, 5, time.Hour, "grow", growOne}, {10_000, 5, time.Hour, "grow", growOne},
+		{1, 50_000, time.Hour, "swap", swapOne}, {1, 50_000, time.Hour, "grow", growOne},
+	} {
+		b.Run(fmt.Sprintf("%dx%d affinity=%s %s", size.services, size.endpoints, size.affinity, size.kind), func(b *testing.B) {
 			k, p := open(b, netns.New(b)), benchPlanner()
 			all := make([]*l4.Service, size.services)
 			for i := range all {
@@ -68,8 +92,8 @@ func BenchmarkChange(b *testing.B) {
 			var took []time.Duration
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				at := i * 7919 % len(all)
-				all[at] = swapOne(all[at], i)
+				at := i / 2 * 7919 % len(all)
+				all[at] = size.change(all[at], i)
 				began := time.Now()
 				p.Set(all[at])
 				k.apply(b, p.Take())
@@ -85,12 +109,15 @@ func BenchmarkChange(b *testing.B) {
 // BenchmarkReplace programs everything, as a start does: into an empty kernel,
 // and over what is there.
 func BenchmarkReplace(b *testing.B) {
-	for _, size := range []struct{ services, endpoints int }{{1000, 5}, {10_000, 5}, {50_000, 10}} {
+	for _, size := range []struct {
+		services, endpoints int
+		affinity            time.Duration
+	}{{1000, 5, 0}, {10_000, 5, 0}, {50_000, 10, 0}, {1000, 5, time.Hour}, {10_000, 5, time.Hour}} {
 		for _, empty := range []bool{true, false} {
-			b.Run(fmt.Sprintf("%dx%d empty=%t", size.services, size.endpoints, empty), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%dx%d affinity=%s empty=%t", size.services, size.endpoints, size.affinity, empty), func(b *testing.B) {
 				p := benchPlanner()
 				for i := range size.services {
-					p.Set(benchService(i, size.endpoints, 0))
+					p.Set(benchService(i, size.endpoints, size.affinity))
 				}
 				plan := p.Plan()
 				k := open(b, netns.New(b))

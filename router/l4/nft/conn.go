@@ -3,12 +3,17 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/portico-ingress/portico/router/l4"
 )
 
 // bufferSize is how large a transaction may be: it is one message to the
@@ -25,11 +30,12 @@ func (k *Kernel) connect() error {
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(bufferSize), c.SetReadBuffer(bufferSize/16), k.watcher.ignore(c.PID()))
-	}))
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return errors.Join(fmt.Errorf("netlink: %w; the capability NET_ADMIN is needed", err), query.Close())
+		return errors.Join(fmt.Errorf("netlink: %w", err), query.Close())
+	}
+	if err := errors.Join(c.SetWriteBuffer(bufferSize), k.watcher.ignore(c.PID())); err != nil {
+		return errors.Join(fmt.Errorf("netlink: %w; the capability NET_ADMIN is needed", err), query.Close(), c.Close())
 	}
 	k.conn, k.query = c, query
 	return nil
@@ -42,83 +48,125 @@ func (k *Kernel) disconnect() error {
 	if k.conn == nil {
 		return nil
 	}
-	err := errors.Join(k.conn.CloseLasting(), k.query.Close())
+	err := errors.Join(k.conn.Close(), k.query.Close())
 	k.conn, k.query, k.whole = nil, nil, false
 	return err
 }
 
-// flush commits what was handed to the connection.
-func (k *Kernel) flush() error {
-	if err := k.conn.Flush(); err != nil {
-		return fmt.Errorf("nftables: %w", err)
-	}
-	return nil
-}
-
-// rules calls do with the chain of each rule of a table and with what the rule
-// does, in the kernel's form. A table that is not there has none.
-func (k *Kernel) rules(f *family, do func(chain string, exprs []byte)) error {
+// stamps returns the stamps of the rules of a table by chain, in their order. A
+// table that is not there has none.
+func (k *Kernel) stamps(f *family) (map[string][]string, error) {
 	replies, err := k.ask(f, unix.NFT_MSG_GETRULE, netlink.Dump, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: cString(f.table.Name)})
-	if err != nil {
-		return err
-	}
-	for _, m := range replies {
-		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
-		if err != nil {
-			return fmt.Errorf("netlink: %w", err)
-		}
-		var chain string
-		var exprs []byte
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_RULE_CHAIN:
-				chain = ad.String()
-			case unix.NFTA_RULE_EXPRESSIONS:
-				exprs = ad.Bytes()
-			}
-		}
-		do(chain, exprs)
-	}
-	return nil
-}
-
-func (k *Kernel) hasChain(f *family, name string) (bool, error) {
-	_, err := k.ask(f, unix.NFT_MSG_GETCHAIN, 0,
-		netlink.Attribute{Type: unix.NFTA_CHAIN_TABLE, Data: cString(f.table.Name)},
-		netlink.Attribute{Type: unix.NFTA_CHAIN_NAME, Data: cString(name)})
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// names lists the chains or sets of a table.
-func (k *Kernel) names(f *family, request, name uint16) ([]string, error) {
-	const table = 1 // the attribute, of all kinds of objects
-	replies, err := k.ask(f, request, netlink.Dump, netlink.Attribute{Type: table, Data: cString(f.table.Name)})
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	out := map[string][]string{}
 	for _, m := range replies {
 		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
 		if err != nil {
 			return nil, fmt.Errorf("netlink: %w", err)
 		}
-		var in, called string
+		var chain, stamp string
 		for ad.Next() {
 			switch ad.Type() {
-			case table:
-				in = ad.String()
-			case name:
-				called = ad.String()
+			case unix.NFTA_RULE_CHAIN:
+				chain = ad.String()
+			case unix.NFTA_RULE_USERDATA:
+				stamp = string(ad.Bytes())
 			}
 		}
-		if in == f.table.Name {
-			out = append(out, called)
+		out[chain] = append(out[chain], stamp)
+	}
+	return out, nil
+}
+
+// listed is an element as the kernel lists it.
+type listed struct {
+	key, data string
+	expires   time.Duration
+}
+
+// elements lists those of a set. It takes a time that grows with the square of
+// their number.
+func (k *Kernel) elements(f *family, s *nftables.Set) ([]listed, error) {
+	replies, err := k.ask(f, unix.NFT_MSG_GETSETELEM, netlink.Dump,
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: cString(f.table.Name)},
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: cString(s.Name)})
+	if err != nil {
+		return nil, err
+	}
+	var out []listed
+	for _, m := range replies {
+		if out, err = appendListed(out, m); err != nil {
+			return nil, fmt.Errorf("netlink: %w", err)
 		}
 	}
 	return out, nil
+}
+
+// decode reads a client, by the endpoint of its seat if that is among seats.
+func (f *family) decode(e listed, seats map[value]netip.AddrPort) (l4.Sticky, bool) {
+	size := f.addressType().Bytes
+	if len(e.key) < int(size) {
+		return l4.Sticky{}, false
+	}
+	client, _ := netip.AddrFromSlice([]byte(e.key[:size]))
+	endpoint, ok := seats[valueOf(e.data)]
+	return l4.Sticky{Client: client, Endpoint: endpoint, Expires: e.expires}, ok
+}
+
+// valueOf is a number as word makes it, 0 of anything else.
+func valueOf(data string) value {
+	if len(data) != 4 {
+		return 0
+	}
+	return value(binary.NativeEndian.Uint32([]byte(data)))
+}
+
+func appendListed(out []listed, m netlink.Message) ([]listed, error) {
+	ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
+	if err != nil {
+		return nil, err
+	}
+	for ad.Next() {
+		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			continue
+		}
+		ad.Nested(func(list *netlink.AttributeDecoder) error {
+			for list.Next() {
+				var e listed
+				list.Nested(e.decode)
+				out = append(out, e)
+			}
+			return list.Err()
+		})
+	}
+	return out, ad.Err()
+}
+
+func (e *listed) decode(ad *netlink.AttributeDecoder) error {
+	value := func(to *string) {
+		ad.Nested(func(v *netlink.AttributeDecoder) error {
+			for v.Next() {
+				if v.Type() == unix.NFTA_DATA_VALUE {
+					*to = string(v.Bytes())
+				}
+			}
+			return v.Err()
+		})
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			value(&e.key)
+		case unix.NFTA_SET_ELEM_DATA:
+			value(&e.data)
+		case unix.NFTA_SET_ELEM_EXPIRATION:
+			e.expires = time.Duration(ad.Uint64()) * time.Millisecond
+		}
+	}
+	return ad.Err()
 }
 
 // ask sends a request and returns the answers. A dump that was overtaken by a

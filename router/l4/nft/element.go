@@ -7,7 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/portico-ingress/portico/router/l4"
 )
@@ -20,18 +20,29 @@ type element struct {
 	chain          string // in place of data, for maps of verdicts
 }
 
-func (e element) wire() nftables.SetElement {
-	w := nftables.SetElement{Key: []byte(e.key)}
+// appendTo appends the element as the kernel is told of it.
+func (e element) appendTo(a attrs) attrs {
+	a, item := a.nest(unix.NFTA_LIST_ELEM)
+	a = appendValue(a, unix.NFTA_SET_ELEM_KEY, e.key)
 	if e.end != "" {
-		w.KeyEnd = []byte(e.end)
+		a = appendValue(a, setElemKeyEnd, e.end)
 	}
-	if e.data != "" {
-		w.Val = []byte(e.data)
+	switch {
+	case e.chain != "":
+		var data, verdict int
+		a, data = a.nest(unix.NFTA_SET_ELEM_DATA)
+		a, verdict = a.nest(unix.NFTA_DATA_VERDICT)
+		to := int32(unix.NFT_GOTO)
+		a = a.number(unix.NFTA_VERDICT_CODE, uint32(to)).text(unix.NFTA_VERDICT_CHAIN, e.chain).close(verdict).close(data)
+	case e.data != "":
+		a = appendValue(a, unix.NFTA_SET_ELEM_DATA, e.data)
 	}
-	if e.chain != "" {
-		w.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.chain}
-	}
-	return w
+	return a.close(item)
+}
+
+func appendValue(a attrs, kind uint16, v string) attrs {
+	a, at := a.nest(kind)
+	return a.data(unix.NFTA_DATA_VALUE, v).close(at)
 }
 
 // In keys of several parts, each is filled up to a multiple of four bytes.
@@ -50,11 +61,6 @@ func appendAddrPort(b []byte, a netip.AddrPort) []byte {
 func (f *family) endpoint(pool uint32, i int, a netip.AddrPort) element {
 	key := append(word(operand(pool)), word(value(i))...)
 	return element{set: f.sets.endpoints, key: string(key), data: string(appendAddrPort(nil, a))}
-}
-
-// affinity leads to the chain of a pool whose clients keep their endpoint.
-func (f *family) affinity(p *pool) element {
-	return element{set: f.sets.sticky, key: string(word(operand(p.id))), chain: p.sticky.chain()}
 }
 
 // front is the address of a front, leading to a value.

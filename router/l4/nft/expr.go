@@ -32,22 +32,24 @@ func seq(parts ...rule) rule {
 type field struct {
 	load func(reg uint32) expr.Any
 	regs uint32 // registers that it fills
+	mask []byte // nil: all bits
 }
 
 func payload(base expr.PayloadBase, offset, length uint32) field {
-	return field{func(reg uint32) expr.Any {
+	return field{load: func(reg uint32) expr.Any {
 		return &expr.Payload{OperationType: expr.PayloadLoad, DestRegister: reg, Base: base, Offset: offset, Len: length}
-	}, (length + 3) / 4}
+	}, regs: (length + 3) / 4}
 }
 
 func meta(key expr.MetaKey) field {
-	return field{func(reg uint32) expr.Any { return &expr.Meta{Key: key, Register: reg} }, 1}
+	return field{load: func(reg uint32) expr.Any { return &expr.Meta{Key: key, Register: reg} }, regs: 1}
 }
 
 var (
 	protocol = meta(expr.MetaKeyL4PROTO)
 	priority = meta(expr.MetaKeyPRIORITY)
 	mark     = meta(expr.MetaKeyMARK)
+	status   = field{load: func(reg uint32) expr.Any { return &expr.Ct{Key: expr.CtKeySTATUS, Register: reg} }, regs: 1}
 	dport    = payload(expr.PayloadBaseTransportHeader, 2, 2)
 )
 
@@ -67,17 +69,17 @@ func (f *family) daddr() field {
 
 // random is a number below n.
 func random(n uint32) field {
-	return field{func(reg uint32) expr.Any {
+	return field{load: func(reg uint32) expr.Any {
 		return &expr.Numgen{Register: reg, Modulus: n, Type: unix.NFT_NG_RANDOM}
-	}, 1}
+	}, regs: 1}
 }
 
 // isLocal says for an address of the packet what kind it is, as the routing
 // tables see it.
 func addrType(source bool) field {
-	return field{func(reg uint32) expr.Any {
+	return field{load: func(reg uint32) expr.Any {
 		return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagSADDR: source, FlagDADDR: !source}
-	}, 1}
+	}, regs: 1}
 }
 
 // load puts fields into registers, one after another from the first.
@@ -86,6 +88,9 @@ func load(fields ...field) rule {
 	reg := uint32(reg0)
 	for _, f := range fields {
 		out = append(out, f.load(reg))
+		if f.mask != nil {
+			out = append(out, &expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(len(f.mask)), Mask: f.mask, Xor: make([]byte, len(f.mask))})
+		}
 		reg += f.regs
 	}
 	return out
@@ -123,10 +128,13 @@ func isNot(f field, data []byte) rule { return append(load(f), compare(expr.CmpO
 // random numbers lie in registers.
 func word(v value) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(v)) }
 
-// masked loads the bits of a field of four bytes that are in a mask.
-func masked(f field, mask value) rule {
-	return append(load(f), &expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: word(mask), Xor: word(0)})
+// maskedField is the bits of a field of four bytes that are in a mask.
+func maskedField(f field, mask value) field {
+	return field{load: f.load, mask: word(mask), regs: 1}
 }
+
+// masked loads the bits of a field of four bytes that are in a mask.
+func masked(f field, mask value) rule { return load(maskedField(f, mask)) }
 
 // bits ends the rule unless the bits in the mask are as in want.
 func bits(f field, mask, want value) rule {
@@ -153,6 +161,12 @@ func setPriority() rule {
 // clearPriority makes the packet's priority what it is by default.
 func clearPriority() rule {
 	return append(rule{&expr.Immediate{Register: reg0, Data: word(0)}}, setPriority()...)
+}
+
+// forgetPriority does so in a rule that goes on with what it has looked up.
+func (f *family) forgetPriority() rule {
+	after := reg0 + f.daddr().regs + 1
+	return rule{&expr.Immediate{Register: after, Data: word(0)}, &expr.Meta{Key: expr.MetaKeyPRIORITY, SourceRegister: true, Register: after}}
 }
 
 // keepOperand leaves only the operand of a value in the packet's priority.

@@ -126,7 +126,7 @@ func (h *history) check(*l4.Planner) {
 // expected says in words what a table must hold for a plan.
 func expected(f *family, p *l4.Plan) map[string]string {
 	out := map[string]string{}
-	elements := map[string]int{"cluster-ips": 0, "hairpins": 0, "node-addresses": 0, "endpoints": 0, "affinities": 0}
+	elements := map[string]int{"cluster-ips": 0, "hairpins": 0, "node-addresses": 0, "endpoints": 0, "sticky-pools": 0, "sticky-indexes": 0, "sticky-seats": 0}
 	for _, fw := range p.Forwardings {
 		if fw.Key.IPv6 != f.ipv6 {
 			continue
@@ -139,7 +139,9 @@ func expected(f *family, p *l4.Plan) map[string]string {
 			case fw.Affinity == 0:
 				elements["endpoints"] += len(pool)
 			case len(pool) > 0:
-				elements["affinities"]++
+				elements["sticky-pools"] += 2
+				elements["sticky-indexes"] += len(pool)
+				elements["sticky-seats"] += len(pool)
 			}
 		}
 	}
@@ -215,7 +217,8 @@ func number(s string) value { return value(binary.NativeEndian.Uint32([]byte(s))
 func (d *dump) read() map[string]string {
 	out := map[string]string{}
 	sets := d.f.sets
-	follow := &follower{dump: d, endpoints: d.lookup(sets.endpoints)}
+	follow := &follower{dump: d, endpoints: d.lookup(sets.endpoints), pools: d.lookup(sets.stickyPools),
+		indexes: d.lookup(sets.stickyIndexes), seats: d.lookup(sets.stickySeats), actions: d.lookup(sets.actions)}
 	special := map[l4.Origin]map[string]string{
 		l4.Outside: d.lookup(sets.outside), l4.Pod: d.lookup(sets.pod), l4.Host: d.lookup(sets.host),
 	}
@@ -248,7 +251,7 @@ func (d *dump) read() map[string]string {
 	for k, v := range d.lookup(sets.nodePorts) {
 		front(frontName(l4.Protocol(k[0]), l4.Front{Kind: l4.NodePort, Port: binary.BigEndian.Uint16([]byte(k[4:]))}), number(v))
 	}
-	for _, s := range []*nftables.Set{sets.clusterIPs, sets.loops, sets.nodeAddresses, sets.endpoints, sets.sticky} {
+	for _, s := range []*nftables.Set{sets.clusterIPs, sets.loops, sets.nodeAddresses, sets.endpoints, sets.stickyPools, sets.stickyIndexes, sets.stickySeats} {
 		out["elements of "+s.Name] = fmt.Sprint(len(d.elements(s)))
 	}
 	for o, left := range special {
@@ -256,6 +259,7 @@ func (d *dump) read() map[string]string {
 			d.Errorf("%d special fronts from %s belong to nothing", len(left), o)
 		}
 	}
+	d.names(follow.pools)
 	if len(ranges) > 0 {
 		d.Errorf("%d source ranges belong to nothing", len(ranges))
 	}
@@ -276,7 +280,9 @@ func action(v value) value { return v & actionMask >> operandBits }
 // follower follows values to endpoints.
 type follower struct {
 	*dump
-	endpoints map[string]string
+	endpoints             map[string]string
+	pools, indexes, seats map[string]string
+	actions               map[string]string // of no content: verdicts are not read
 }
 
 func (f *follower) value(v value, from l4.Origin) string {
@@ -286,7 +292,10 @@ func (f *follower) value(v value, from l4.Origin) string {
 		return l4.Reject.String()
 	case a == actDrop:
 		return l4.Drop.String()
-	case a == actSticky:
+	case a >= actSticky:
+		if _, ok := f.actions[string(word(a<<operandBits))]; !ok {
+			f.Errorf("the action %d of a pool with affinity leads nowhere", a)
+		}
 		return describe(f.sticky(v&operandMask), true, masquerade)
 	case a >= actPlain && int(a-actPlain) < len(sizes):
 		id := v & operandMask
@@ -312,20 +321,29 @@ func (f *follower) pool(at func(i value) string, size uint32) []netip.AddrPort {
 	return out
 }
 
-// sticky finds a pool with affinity by what we believe its chain to be, and
-// reads it.
-func (f *follower) sticky(id value) []netip.AddrPort {
-	for _, w := range f.f.forwardings {
-		for _, p := range []*pool{w.cluster, w.local} {
-			if p == nil || value(p.id) != id {
-				continue
-			}
-			indexes, seats := f.lookup(p.sticky.chosen), f.lookup(p.sticky.seats)
-			if len(seats) != len(indexes) {
-				f.Errorf("%d seats for %d indexes", len(seats), len(indexes))
-			}
-			return f.pool(func(i value) string { return seats[indexes[string(word(i))]] }, sizes[p.sticky.size])
+// sticky reads a pool in which clients keep their endpoint.
+func (f *follower) sticky(operand value) []netip.AddrPort {
+	pool := string(word(operand << seatBits))
+	v := f.pools[string(word(operand))]
+	if v == "" || v != f.pools[pool] || number(v)>>seatBits != operand {
+		f.Errorf("pool %d leads to %q by its operand, and to %q by its number", operand, v, f.pools[pool])
+		return nil
+	}
+	return f.pool(func(i value) string { return f.seats[f.indexes[pool+string(word(i))]] }, sizes[number(v)&seatMask])
+}
+
+// names looks whether each pool, and nothing that is not there, is written down.
+func (d *dump) names(pools map[string]string) {
+	written := map[value]bool{}
+	for _, v := range d.lookup(d.f.sets.stickyNames) {
+		written[number(v)&poolMask] = true
+	}
+	for k := range pools {
+		if n := number(k); n&poolMask != 0 && !written[n] {
+			d.Errorf("pool %d is not written down", n>>seatBits)
 		}
 	}
-	return nil
+	if 2*len(written) != len(pools) {
+		d.Errorf("%d pools are written down, %d are there", len(written), len(pools)/2)
+	}
 }

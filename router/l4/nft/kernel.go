@@ -10,10 +10,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -37,8 +37,8 @@ type Options struct {
 // single owner: apart from Watch, it is not safe for concurrent use.
 type Kernel struct {
 	families []*family
-	conn     *nftables.Conn // nil after a failure
-	query    *netlink.Conn  // for what nftables.Conn cannot ask; nil with conn
+	conn     *netlink.Conn // for transactions; nil after a failure
+	query    *netlink.Conn // for questions; nil with conn
 	// whole: the shadow is what the kernel holds.
 	whole   bool
 	watcher *watcher
@@ -73,26 +73,39 @@ func Open(o Options) (*Kernel, error) {
 // what stays the same stays. It is for the start, after failures, and from
 // time to time. After an error, what was programmed before is still there.
 func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
-	var made []*family
-	err := k.transact(ctx, func(b *batch) error {
+	round := rand.Uint64()
+	err := k.transact(ctx, func(b *batch, t *transaction) error {
 		for _, f := range k.families {
-			intact, err := k.intact(f)
+			have, err := k.stamps(f)
 			if err != nil {
 				return err
 			}
-			if !intact {
-				made = append(made, f)
+			intact := stamped(have, f.layout, f.fixed())
+			if intact && !f.read {
+				if err := k.readNames(f); err != nil {
+					return err
+				}
 			}
-			if err := k.refill(f, p, intact, b); err != nil {
+			f.round = round
+			if err := f.refill(p, intact, b, t); err != nil {
 				return err
+			}
+			if intact {
+				f.sweep(have, b)
 			}
 		}
 		return nil
 	})
-	for i := 0; err == nil && i < len(made); i++ {
-		err = k.seal(made[i])
+	if errors.Is(err, errAnswerLost) && k.connect() == nil && k.carriedOut(&p.Globals) {
+		k.whole, err = true, nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	for _, f := range k.families {
+		f.replaced()
+	}
+	return nil
 }
 
 // Apply programs a change to what was programmed last, in one transaction, at
@@ -101,9 +114,9 @@ func (k *Kernel) Apply(ctx context.Context, c *l4.Change) error {
 	if !k.whole {
 		return ErrNeedsReplace
 	}
-	return k.transact(ctx, func(b *batch) error {
+	return k.transact(ctx, func(b *batch, t *transaction) error {
 		for _, f := range k.families {
-			if err := k.change(f, c, b); err != nil {
+			if err := f.change(c, b, t); err != nil {
 				return err
 			}
 		}
@@ -111,8 +124,9 @@ func (k *Kernel) Apply(ctx context.Context, c *l4.Change) error {
 	})
 }
 
-// transact commits what fill makes, or leaves the kernel as it was.
-func (k *Kernel) transact(ctx context.Context, fill func(*batch) error) (err error) {
+// transact commits what fill makes, or leaves the kernel as it was. What is
+// written to the transaction at once comes before the batch.
+func (k *Kernel) transact(ctx context.Context, fill func(*batch, *transaction) error) (err error) {
 	k.whole = false
 	if err := ctx.Err(); err != nil {
 		return err
@@ -125,34 +139,33 @@ func (k *Kernel) transact(ctx context.Context, fill func(*batch) error) (err err
 			_ = k.disconnect()
 		}
 	}()
-	b := newBatch()
-	if err := fill(b); err != nil {
+	b, t := newBatch(), &transaction{}
+	if err := fill(b, t); err != nil {
 		return err
 	}
-	if err := b.write(k.conn); err != nil {
-		return err
-	}
-	if err := k.flush(); err != nil {
-		return err
+	b.write(t)
+	if err := t.send(k.conn); err != nil {
+		return fmt.Errorf("nftables: %w", err)
 	}
 	k.whole = true
 	return nil
 }
 
 // refill empties and fills a table, which is made if it is not intact.
-func (k *Kernel) refill(f *family, p *l4.Plan, intact bool, b *batch) error {
+func (f *family) refill(p *l4.Plan, intact bool, b *batch, t *transaction) error {
 	if intact {
-		for _, s := range f.sets.all() {
-			k.conn.FlushSet(s)
+		for _, s := range f.sets.filled() {
+			t.flushSet(s)
 		}
-	} else if err := k.create(f); err != nil {
-		return err
+	} else {
+		f.create(t)
 	}
-	f.writeChains(k.conn, f.variable(&p.Globals))
+	f.writeChains(t, f.round, f.variable(&p.Globals))
 	f.reset()
-	f.refilling = true
-	b.before = append(b.before, func(c *nftables.Conn) error {
-		return errors.Join(c.SetAddElements(f.sets.actions, verdicts(true)), c.SetAddElements(f.sets.finals, verdicts(false)))
+	b.before = append(b.before, func(t *transaction) {
+		t.addElements(f.sets.actions, f.verdicts(f.sets.actions))
+		t.addElements(f.sets.finals, f.verdicts(f.sets.finals))
+		t.addElements(f.sets.stickySizes, f.pickSizes())
 	})
 	for _, fw := range p.Forwardings {
 		if fw.Key.IPv6 == f.ipv6 {
@@ -163,14 +176,12 @@ func (k *Kernel) refill(f *family, p *l4.Plan, intact bool, b *batch) error {
 	}
 	f.sync(l4.Delta[netip.Addr]{Added: p.ClusterIPs}, l4.Delta[l4.Loop]{Added: p.Loops}, b)
 	f.answer(p.Globals.NodePorts.Addresses, b)
-	if !intact {
-		return nil
-	}
-	return k.sweep(f, b)
+	f.settle(b)
+	return nil
 }
 
-func (k *Kernel) change(f *family, c *l4.Change, b *batch) error {
-	f.refilling = false
+// change makes what is different.
+func (f *family) change(c *l4.Change, b *batch, t *transaction) error {
 	for _, key := range c.Delete {
 		if key.IPv6 == f.ipv6 {
 			if err := f.deleteForwarding(key, b); err != nil {
@@ -186,8 +197,9 @@ func (k *Kernel) change(f *family, c *l4.Change, b *batch) error {
 		}
 	}
 	f.sync(c.ClusterIPs, c.Loops, b)
+	f.settle(b)
 	if c.Globals != nil {
-		f.writeChains(k.conn, f.variable(c.Globals))
+		f.writeChains(t, f.round, f.variable(c.Globals))
 		f.answer(c.Globals.NodePorts.Addresses, b)
 	}
 	return nil
@@ -201,15 +213,23 @@ func (k *Kernel) Affinity(_ context.Context, key l4.PortKey) ([]l4.Sticky, error
 	}
 	var out []l4.Sticky
 	for _, f := range k.families {
-		for _, s := range f.affinities(key) {
-			elements, err := k.conn.GetSetElements(s.clients)
-			if err != nil {
-				return nil, fmt.Errorf("nftables: %w", err)
+		pools := f.affinities(key)
+		if len(pools) == 0 {
+			continue
+		}
+		elements, err := k.elements(f, f.sets.stickyClients)
+		if err != nil {
+			return nil, err
+		}
+		seats := map[value]netip.AddrPort{}
+		for _, s := range pools {
+			for a, n := range s.seats {
+				seats[s.value(n)] = a
 			}
-			for _, e := range elements {
-				if c, ok := s.decode(e); ok {
-					out = append(out, c)
-				}
+		}
+		for _, e := range elements {
+			if c, ok := f.decode(e, seats); ok {
+				out = append(out, c)
 			}
 		}
 	}
@@ -222,10 +242,10 @@ func (k *Kernel) Affinity(_ context.Context, key l4.PortKey) ([]l4.Sticky, error
 // Delete removes the tables. Connections that go through them break: the
 // kernel forgets the translations of a table with its chains.
 func (k *Kernel) Delete(ctx context.Context) error {
-	return k.transact(ctx, func(*batch) error {
+	return k.transact(ctx, func(_ *batch, t *transaction) error {
 		for _, f := range k.families {
-			k.conn.AddTable(f.table) // so that none is needed
-			k.conn.DelTable(f.table)
+			t.addTable(f.table) // so that none is needed
+			t.deleteTable(f.table)
 			f.reset()
 		}
 		return nil
@@ -240,12 +260,10 @@ func Probe(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	err = k.transact(ctx, func(*batch) error {
+	err = k.transact(ctx, func(_ *batch, t *transaction) error {
 		for _, f := range k.families {
-			if err := k.create(f); err != nil {
-				return err
-			}
-			k.conn.DelTable(f.table)
+			f.create(t)
+			t.deleteTable(f.table)
 		}
 		return nil
 	})

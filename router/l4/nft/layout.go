@@ -4,6 +4,7 @@ package nft
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 
@@ -20,14 +21,19 @@ type family struct {
 	mark  uint32
 	table *nftables.Table
 	sets  sets
-	// layout is the version of what follows, const after New.
+	// layout is the version of all that does not depend on a plan; const after
+	// newFamily.
 	layout uint64
+	// round is a number of the last Replace, of which the stamps of the rules
+	// are made that each Replace writes.
+	round uint64
+	numbering
 	shadow
 }
 
-// sets are the sets and maps of a table, beside those that pools with affinity
-// have of their own. They are filled from the plan, but for the two maps of
-// actions, which hold one element for each action and never change.
+// sets are the sets and maps of a table. They are filled from the plan, but for
+// the clients, which packets fill, and the maps of actions and sizes, which hold
+// one element for each.
 type sets struct {
 	fronts    *nftables.Set // destination . protocol . port : value
 	nodePorts *nftables.Set // protocol . port : value
@@ -38,8 +44,14 @@ type sets struct {
 	nodeAddresses      *nftables.Set // that answer NodePorts, unless all do
 	clusterIPs         *nftables.Set
 	loops              *nftables.Set // source . destination . protocol . port
-	sticky             *nftables.Set // operand : verdict, for pools with affinity
 	actions, finals    *nftables.Set // action : verdict
+	// For pools whose clients keep their endpoint: see sticky.
+	stickyNames   *nftables.Set // hash : pool's number . 0, or . seat of an endpoint that is not where it should be
+	stickyPools   *nftables.Set // operand, or pool's number . 0 : pool's number . index of sizes
+	stickySizes   *nftables.Set // index of sizes : verdict
+	stickyIndexes *nftables.Set // pool's number . 0 . index : pool's number . seat
+	stickySeats   *nftables.Set // pool's number . seat : address . port
+	stickyClients *nftables.Set // source . pool's number . 0 : pool's number . seat; forgotten after a time
 }
 
 func newFamily(o Options, ipv6 bool) *family {
@@ -60,11 +72,24 @@ func newFamily(o Options, ipv6 bool) *family {
 		nodeAddresses: f.set("node-addresses", address),
 		clusterIPs:    f.set("cluster-ips", address),
 		loops:         f.set("hairpins", address, address, proto, port),
-		sticky:        f.dataMap("affinities", nftables.TypeVerdict, word),
 		actions:       f.dataMap("actions", nftables.TypeVerdict, word),
 		finals:        f.dataMap("final-actions", nftables.TypeVerdict, word),
+		stickyNames:   f.dataMap("sticky-names", word, word, word),
+		stickyPools:   f.dataMap("sticky-pools", word, word),
+		stickySizes:   f.dataMap("sticky-sizes", nftables.TypeVerdict, word),
+		stickyIndexes: f.dataMap("sticky-indexes", word, word, nftables.TypeMark),
+		stickySeats:   f.dataMap("sticky-seats", nftables.MustConcatSetType(address, port), word),
+		stickyClients: f.dataMap("sticky-clients", word, address, word),
 	}
 	f.sets.ranges.Interval = true
+	c := f.sets.stickyClients
+	c.HasTimeout, c.Dynamic, c.Size = true, true, maxClients
+	for i, s := range f.sets.all() {
+		s.ID = uint32(i + 1)
+	}
+	f.pools.limit, f.specials.limit, f.numbers.limit = 1<<operandBits, uint32(rangedBit), maxSticky
+	// Not where the process before began, for the sake of packets on their way.
+	f.pools.next, f.specials.next = rand.Uint32N(f.pools.limit), rand.Uint32N(f.specials.limit)
 	f.layout = f.version()
 	f.reset()
 	return f
@@ -91,10 +116,13 @@ func (f *family) dataMap(name string, data nftables.SetDatatype, key ...nftables
 	return s
 }
 
-// all are the sets, each of which a refill empties and fills.
-func (s *sets) all() []*nftables.Set {
-	return []*nftables.Set{s.fronts, s.nodePorts, s.endpoints, s.outside, s.pod, s.host, s.ranges, s.nodeAddresses, s.clusterIPs, s.loops, s.sticky, s.actions, s.finals}
+// filled are the sets that a refill empties and fills.
+func (s *sets) filled() []*nftables.Set {
+	return []*nftables.Set{s.fronts, s.nodePorts, s.endpoints, s.outside, s.pod, s.host, s.ranges, s.nodeAddresses, s.clusterIPs, s.loops,
+		s.actions, s.finals, s.stickyNames, s.stickyPools, s.stickySizes, s.stickyIndexes, s.stickySeats}
 }
+
+func (s *sets) all() []*nftables.Set { return append(s.filled(), s.stickyClients) }
 
 // chain is a chain with its rules; with a hook it is a base chain of type nat.
 type chain struct {
@@ -110,7 +138,7 @@ const (
 	chDecide     = "decide"
 	chFinal      = "final"
 	chSpecial    = "special"
-	chSticky     = "affinity" // not a name of a pool's: those go on with a hyphen
+	chPick       = "seats"
 	chMasquerade = "masquerade-unless-pod"
 	chUnknown    = "unknown"
 	chReject     = "reject"
@@ -138,14 +166,13 @@ func (f *family) fixed() []chain {
 			seq(bits(priority, masqueradeAll, masqueradeAll), changeMark(f.mark, true)),
 			dispatch(f.sets.finals, masked(priority, actionMask)),
 		}},
-		{name: chSticky, rules: []rule{keepOperand(), dispatch(f.sets.sticky, load(priority))}},
 		{name: chReject, rules: f.reject()},
 		{name: chDrop, rules: []rule{drop()}},
 	}
 	for i := range sizes {
 		chains = append(chains, f.choose(i))
 	}
-	return chains
+	return append(chains, f.pickers()...)
 }
 
 // variable returns the chains that depend on the globals.
@@ -225,13 +252,17 @@ func askSome(i int, ask func(n uint32) rule) []rule {
 
 func sizeChain(i int) string { return fmt.Sprintf("endpoints-%d", sizes[i]) }
 
+// translated is the bit of a connection's status that says that its destination
+// was (IPS_DST_NAT).
+const translated value = 1 << 5
+
 // postrouting masquerades what was marked, and endpoints that reached
-// themselves. What is left of an operand in the priority is taken away.
+// themselves through a Service; what they do without one is their own. What is left of an operand in the priority is taken away.
 func (f *family) postrouting() []rule {
 	return []rule{
 		seq(bits(priority, tagMask, operandTag), clearPriority()),
 		seq(anyBits(mark, value(f.mark)), changeMark(f.mark, false), masquerade()),
-		seq(in(f.sets.loops, f.saddr(), f.daddr(), protocol, dport), masquerade()),
+		seq(anyBits(status, translated), in(f.sets.loops, f.saddr(), f.daddr(), protocol, dport), masquerade()),
 	}
 }
 
@@ -281,13 +312,13 @@ func ifname(name string, prefix bool) []byte {
 	return []byte(name + strings.Repeat("\x00", unix.IFNAMSIZ-len(name)))
 }
 
-// verdicts are the elements of the two maps of actions.
-func verdicts(special bool) []nftables.SetElement {
-	to := func(action value, chain string) nftables.SetElement {
-		return nftables.SetElement{Key: word(action << operandBits), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+// verdicts are the elements of one of the two maps of actions.
+func (f *family) verdicts(s *nftables.Set) []element {
+	to := func(action value, chain string) element {
+		return element{set: s, key: string(word(action << operandBits)), chain: chain}
 	}
-	out := []nftables.SetElement{to(actReject, chReject), to(actDrop, chDrop), to(actSticky, chSticky)}
-	if special {
+	out := []element{to(actReject, chReject), to(actDrop, chDrop)}
+	if s == f.sets.actions {
 		out = append(out, to(actSpecial, chSpecial))
 	}
 	for i := range sizes {

@@ -3,6 +3,8 @@
 package nft_test
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -75,4 +77,32 @@ func as(p l4.Protocol, c flows.Case) (flows.Case, bool) {
 	}
 	c.Services, c.Flows = services, tried
 	return c, true
+}
+
+// TestDirectToSelf: what the node sends to an endpoint of its own network,
+// without a Service, keeps its source.
+func TestDirectToSelf(t *testing.T) {
+	for _, ipv6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ipv6=%t", ipv6), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, ipv6)
+			self := netip.AddrPortFrom(r.addr("192.168.7.2"), 8080)
+			vip := netip.AddrPortFrom(r.addr("172.30.0.1"), 80)
+			r.own(t, r.node, self.Addr())
+			r.serve(t, r.node, l4.TCP, self)
+			p := l4.NewPlanner(l4.Node{Name: "node1", NodePorts: l4.NodePorts{All: true}})
+			p.Set(&l4.Service{Name: l4.Name{Namespace: "x", Name: "y"}, ClusterIPs: []netip.Addr{vip.Addr()},
+				Ports: []l4.Port{{Protocol: l4.TCP, Port: vip.Port(), Groups: []*l4.Group{{IPv6: ipv6, Endpoints: []l4.Endpoint{{Address: self, Ready: true, Serving: true, Local: true}}}}}}})
+			open(t, r.node).replace(t, p.Plan())
+			send := func(to netip.AddrPort) string {
+				return r.send(l4.Host, l4.Packet{Protocol: l4.TCP, Source: self.Addr(), Destination: to}, false)
+			}
+			if got := send(self); got != l4.Pass.String() {
+				t.Errorf("directly: %s", got)
+			}
+			if got := send(vip); !strings.HasPrefix(got, self.String()) {
+				t.Errorf("through the Service: %s", got)
+			}
+		})
+	}
 }

@@ -26,7 +26,7 @@ const indexed = 32
 
 func (p *pool) value() value {
 	if p.sticky != nil {
-		return value(p.id).with(actSticky)
+		return value(p.sticky.number).with(p.sticky.memory.action)
 	}
 	return value(p.id).with(actPlain + value(class(len(p.slots))))
 }
@@ -106,24 +106,27 @@ func (p *pool) update(d l4.Delta[netip.AddrPort]) (before map[int]netip.AddrPort
 	return before, nil
 }
 
-// ids hands out numbers below a limit. One that is given back waits at the end
-// of the queue, so that a packet on its way does not meet its next owner.
+// ids hands out numbers below a limit, in turns, so that a packet on its way
+// does not meet the next owner of a number.
 type ids struct {
 	next, limit uint32
-	free        []uint32
+	taken       map[uint32]bool
 }
 
 func (i *ids) take() (uint32, error) {
-	if i.next < i.limit {
-		i.next++
-		return i.next - 1, nil
-	}
-	if len(i.free) == 0 {
+	if len(i.taken) >= int(i.limit) {
 		return 0, fmt.Errorf("more than %d pools or special fronts in a table", i.limit)
 	}
-	id := i.free[0]
-	i.free = i.free[1:]
+	for i.taken[i.next] {
+		i.next = (i.next + 1) % i.limit
+	}
+	id := i.next
+	i.taken[id] = true
+	i.next = (i.next + 1) % i.limit
 	return id, nil
 }
 
-func (i *ids) give(id uint32) { i.free = append(i.free, id) }
+func (i *ids) give(id uint32) { delete(i.taken, id) }
+
+// reset takes all numbers back. Those that come next are others.
+func (i *ids) reset() { i.taken = map[uint32]bool{} }

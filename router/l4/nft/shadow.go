@@ -3,8 +3,10 @@
 package nft
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 
@@ -15,10 +17,20 @@ import (
 // the owner of the Kernel.
 type shadow struct {
 	forwardings map[l4.PortKey]*forwarding
-	pools       ids
-	specials    ids
 	addresses   []netip.Addr // that answer NodePorts
-	refilling   bool         // the batch at hand fills the table anew
+	memories    map[time.Duration]*memory
+	names       map[uint64]value // in sets.stickyNames
+}
+
+// numbering is what stays when the shadow is made anew: a Service must not get
+// a number that another had a moment ago, and packets on their way look up.
+type numbering struct {
+	pools, specials ids
+	numbers         ids // of pools whose clients keep their endpoint, less 1
+	// previous is what was written down before a Replace that was not carried
+	// out yet.
+	previous map[uint64]value
+	read     bool // whether previous was read from the kernel
 }
 
 // forwarding is what was programmed for an l4.Forwarding.
@@ -30,10 +42,26 @@ type forwarding struct {
 }
 
 func (f *family) reset() {
-	f.shadow = shadow{
-		forwardings: map[l4.PortKey]*forwarding{},
-		pools:       ids{limit: 1 << operandBits},
-		specials:    ids{limit: uint32(rangedBit)},
+	f.pools.reset()
+	f.specials.reset()
+	if f.previous == nil {
+		f.previous = map[uint64]value{}
+	}
+	maps.Copy(f.previous, f.names)
+	f.numbers.reset()
+	for _, v := range f.previous {
+		f.numbers.taken[uint32(v>>seatBits)-1] = true
+	}
+	f.shadow = shadow{forwardings: map[l4.PortKey]*forwarding{}, memories: map[time.Duration]*memory{}, names: map[uint64]value{}}
+}
+
+// replaced ends a Replace that was carried out: names that it did not use are
+// forgotten.
+func (f *family) replaced() {
+	f.previous, f.read = nil, true
+	f.numbers.reset()
+	for _, v := range f.names {
+		f.numbers.taken[uint32(v>>seatBits)-1] = true
 	}
 }
 
@@ -44,7 +72,7 @@ func (f *family) setForwarding(u l4.Update, b *batch) error {
 	if (w == nil) != (u.Old == nil) {
 		return errDelta
 	}
-	if w != nil && (u.Old.Affinity > 0) != (u.Affinity > 0) {
+	if w != nil && remembers(u.Old) != remembers(u.Forwarding) {
 		if err := f.deleteForwarding(u.Key, b); err != nil {
 			return err
 		}
@@ -96,10 +124,10 @@ func (f *family) deleteForwarding(k l4.PortKey, b *batch) error {
 // updatePool returns a pool of a Forwarding as it is after a delta, nil if it
 // is empty.
 func (f *family) updatePool(p *pool, fw *l4.Forwarding, local bool, d l4.Delta[netip.AddrPort], b *batch) (*pool, error) {
-	if p != nil && p.sticky != nil && p.sticky.timeout != fw.Affinity {
-		p.sticky.timeout = fw.Affinity
-		f.program(p.sticky, b)
-		p.sticky.size = -1 // the chain that picks was emptied as well
+	if p != nil && p.sticky != nil && p.sticky.memory.timeout != fw.Affinity {
+		p.sticky.memory.pools--
+		p.sticky.memory = f.memory(fw.Affinity)
+		p.sticky.memory.pools++
 	}
 	if p == nil && !d.Empty() {
 		var err error
@@ -124,25 +152,21 @@ func (f *family) updatePool(p *pool, fw *l4.Forwarding, local bool, d l4.Delta[n
 }
 
 func (f *family) newPool(fw *l4.Forwarding, local bool, b *batch) (*pool, error) {
+	if remembers(fw) {
+		if s := f.newSticky(fw, local, b); s != nil {
+			return &pool{sticky: s}, nil
+		}
+	}
 	id, err := f.pools.take()
-	if err != nil {
-		return nil, err
-	}
-	p := &pool{id: id}
-	if fw.Affinity > 0 {
-		p.sticky = f.newSticky(fw.Key, local, fw.Affinity)
-		f.program(p.sticky, b)
-		b.add(f.affinity(p))
-	}
-	return p, nil
+	return &pool{id: id}, err
 }
 
 // dropPool forgets a pool, whose elements were removed.
 func (f *family) dropPool(p *pool, b *batch) {
-	f.pools.give(p.id)
 	if p.sticky != nil {
-		b.remove(f.affinity(p))
-		f.unmake(p.sticky, b)
+		f.dropSticky(p.sticky, b)
+	} else {
+		f.pools.give(p.id)
 	}
 }
 
@@ -154,12 +178,12 @@ func (f *family) changeSlots(p *pool, d l4.Delta[netip.AddrPort], b *batch) erro
 	}
 	render := func(i int, a netip.AddrPort) element { return f.endpoint(p.id, i, a) }
 	if s := p.sticky; s != nil {
-		old := s.reseat(d, b)
+		old := f.reseat(s, d, b)
 		render = func(i int, a netip.AddrPort) element {
 			if seat, gone := old[a]; gone {
-				return s.index(i, seat)
+				return f.index(s, i, seat)
 			}
-			return s.index(i, s.seat(a))
+			return f.index(s, i, s.seats[a])
 		}
 	}
 	for i, old := range before {

@@ -32,13 +32,14 @@ const (
 	rangedBit value = 1 << (operandBits - 1)
 )
 
-// Actions. Those from plain on choose from a pool of a size.
+// Actions. Those from actPlain on choose from a pool of a size, those from
+// actSticky on remember clients for a time.
 const (
 	actReject  value = 1
 	actDrop    value = 2
 	actSpecial value = 3
-	actSticky  value = 4
 	actPlain   value = 8
+	actSticky  value = 512
 )
 
 func (v value) with(action value) value { return v | action<<operandBits }

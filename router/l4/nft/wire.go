@@ -1,0 +1,237 @@
+//go:build linux
+
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// transaction is the messages of one batch, which the kernel carries out as a
+// whole or not at all. The library has the expressions, and would ask for an
+// answer to each message and for a copy of each rule: with some thousands of
+// them the answers no longer fit into the socket, and what became of the batch
+// is not known.
+type transaction struct {
+	messages []netlink.Message
+	err      error // the first
+}
+
+// errAnswerLost means that a batch was sent, and that it is not known whether
+// it was carried out.
+var errAnswerLost = errors.New("the kernel's answer was lost")
+
+// send has the kernel carry out the batch.
+func (t *transaction) send(c *netlink.Conn) error {
+	if t.err != nil || len(t.messages) == 0 {
+		return t.err
+	}
+	last := len(t.messages) // in the batch, whose beginning comes before
+	t.messages[last-1].Header.Flags |= netlink.Acknowledge
+	batch := append([]netlink.Message{batchMark(unix.NFNL_MSG_BATCH_BEGIN)}, t.messages...)
+	sent, err := c.SendMessages(append(batch, batchMark(unix.NFNL_MSG_BATCH_END)))
+	if err != nil {
+		return err
+	}
+	for {
+		answers, err := c.Receive()
+		if errors.Is(err, unix.ENOBUFS) {
+			return errors.Join(errAnswerLost, err)
+		}
+		if err != nil {
+			return err
+		}
+		for _, a := range answers {
+			if a.Header.Type == netlink.Error && a.Header.Sequence == sent[last].Header.Sequence {
+				return nil // an error would have come before
+			}
+		}
+	}
+}
+
+func batchMark(kind netlink.HeaderType) netlink.Message {
+	return netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request},
+		Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}}
+}
+
+// attrs are encoded attributes.
+type attrs []byte
+
+func (a attrs) text(kind uint16, s string) attrs {
+	a, at := a.open(kind)
+	a = append(append(a, s...), 0)
+	return a.close(at)
+}
+
+// data differs from text in that nothing ends it.
+func (a attrs) data(kind uint16, b string) attrs {
+	a, at := a.open(kind)
+	a = append(a, b...)
+	return a.close(at)
+}
+
+func (a attrs) number(kind uint16, n uint32) attrs {
+	a, at := a.open(kind)
+	a = binary.BigEndian.AppendUint32(a, n)
+	return a.close(at)
+}
+
+// open begins an attribute whose content follows, until close.
+func (a attrs) open(kind uint16) (_ attrs, at int) {
+	at = len(a)
+	return binary.NativeEndian.AppendUint16(append(a, 0, 0), kind), at
+}
+
+func (a attrs) nest(kind uint16) (_ attrs, at int) { return a.open(kind | unix.NLA_F_NESTED) }
+
+func (a attrs) close(at int) attrs {
+	binary.NativeEndian.PutUint16(a[at:], uint16(len(a)-at))
+	for len(a)%4 != 0 {
+		a = append(a, 0)
+	}
+	return a
+}
+
+// Kinds of attributes that x/sys does not have.
+const (
+	setElemKeyEnd = 10 // NFTA_SET_ELEM_KEY_END
+	setDescConcat = 2  // NFTA_SET_DESC_CONCAT
+	setConcat     = 0x80
+)
+
+// add appends a message about something in a table.
+func (t *transaction) add(table *nftables.Table, kind int, flags netlink.HeaderFlags, a attrs) {
+	t.messages = append(t.messages, netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | flags},
+		Data:   append([]byte{byte(table.Family), unix.NFNETLINK_V0, 0, 0}, a...),
+	})
+}
+
+func (t *transaction) addTable(table *nftables.Table) {
+	t.add(table, unix.NFT_MSG_NEWTABLE, netlink.Create, attrs{}.text(unix.NFTA_TABLE_NAME, table.Name))
+}
+
+func (t *transaction) deleteTable(table *nftables.Table) {
+	t.add(table, unix.NFT_MSG_DELTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, table.Name))
+}
+
+func (t *transaction) addChain(table *nftables.Table, c chain) {
+	a := attrs{}.text(unix.NFTA_CHAIN_TABLE, table.Name).text(unix.NFTA_CHAIN_NAME, c.name)
+	if c.hook != nil {
+		b, at := a.nest(unix.NFTA_CHAIN_HOOK)
+		a = b.number(unix.NFTA_HOOK_HOOKNUM, uint32(*c.hook)).number(unix.NFTA_HOOK_PRIORITY, uint32(c.priority)).close(at)
+		a = a.number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)).text(unix.NFTA_CHAIN_TYPE, string(nftables.ChainTypeNAT))
+	}
+	t.add(table, unix.NFT_MSG_NEWCHAIN, netlink.Create, a)
+}
+
+func (t *transaction) deleteChain(table *nftables.Table, name string) {
+	t.add(table, unix.NFT_MSG_DELCHAIN, 0, attrs{}.text(unix.NFTA_CHAIN_TABLE, table.Name).text(unix.NFTA_CHAIN_NAME, name))
+}
+
+// flushChain deletes the rules of a chain.
+func (t *transaction) flushChain(table *nftables.Table, name string) {
+	t.add(table, unix.NFT_MSG_DELRULE, 0, attrs{}.text(unix.NFTA_RULE_TABLE, table.Name).text(unix.NFTA_RULE_CHAIN, name))
+}
+
+// addRule appends a rule to a chain. The stamp comes back when it is read.
+func (t *transaction) addRule(table *nftables.Table, chain string, r rule, stamp string) {
+	a, at := attrs{}.text(unix.NFTA_RULE_TABLE, table.Name).text(unix.NFTA_RULE_CHAIN, chain).nest(unix.NFTA_RULE_EXPRESSIONS)
+	for _, e := range r {
+		data, err := expr.Marshal(byte(table.Family), e)
+		if err != nil && t.err == nil {
+			t.err = fmt.Errorf("chain %s: %w", chain, err)
+		}
+		a = a.data(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, string(data))
+	}
+	a = a.close(at).data(unix.NFTA_RULE_USERDATA, stamp)
+	t.add(table, unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, a)
+}
+
+func (t *transaction) addSet(s *nftables.Set) {
+	t.add(s.Table, unix.NFT_MSG_NEWSET, netlink.Create, setAttrs(s))
+}
+
+// setAttrs is how the kernel is told of a set.
+func setAttrs(s *nftables.Set) attrs {
+	flags := uint32(0)
+	for flag, on := range map[uint32]bool{unix.NFT_SET_INTERVAL: s.Interval, unix.NFT_SET_MAP: s.IsMap,
+		unix.NFT_SET_TIMEOUT: s.HasTimeout, unix.NFT_SET_EVAL: s.Dynamic, setConcat: s.Concatenation} {
+		if on {
+			flags |= flag
+		}
+	}
+	a := attrs{}.text(unix.NFTA_SET_TABLE, s.Table.Name).text(unix.NFTA_SET_NAME, s.Name).
+		number(unix.NFTA_SET_FLAGS, flags).number(unix.NFTA_SET_ID, s.ID).
+		number(unix.NFTA_SET_KEY_TYPE, s.KeyType.GetNFTMagic()).number(unix.NFTA_SET_KEY_LEN, s.KeyType.Bytes)
+	if s.IsMap {
+		kind := s.DataType.GetNFTMagic()
+		if s.DataType == nftables.TypeVerdict {
+			kind = unix.NFT_DATA_VERDICT
+		}
+		a = a.number(unix.NFTA_SET_DATA_TYPE, kind).number(unix.NFTA_SET_DATA_LEN, s.DataType.Bytes)
+	}
+	if s.Size > 0 || s.Concatenation {
+		a = appendDescription(a, s)
+	}
+	if s.Interval { // or nft(8) takes the bytes of addresses the other way round
+		a = a.data(unix.NFTA_SET_USERDATA, string(userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, 2)))
+	}
+	return a
+}
+
+// appendDescription says how large a set may be, and of what its keys consist.
+func appendDescription(a attrs, s *nftables.Set) attrs {
+	a, desc := a.nest(unix.NFTA_SET_DESC)
+	if s.Size > 0 {
+		a = a.number(unix.NFTA_SET_DESC_SIZE, s.Size)
+	}
+	if s.Concatenation {
+		var parts, part int
+		a, parts = a.nest(setDescConcat)
+		for _, t := range nftables.ConcatSetTypeElements(s.KeyType) {
+			a, part = a.nest(unix.NFTA_LIST_ELEM)
+			a = a.number(1, t.Bytes).close(part) // NFTA_SET_FIELD_LEN
+		}
+		a = a.close(parts)
+	}
+	return a.close(desc)
+}
+
+// flushSet deletes the elements of a set.
+func (t *transaction) flushSet(s *nftables.Set) {
+	t.add(s.Table, unix.NFT_MSG_DELSETELEM, 0,
+		attrs{}.text(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name).text(unix.NFTA_SET_ELEM_LIST_SET, s.Name))
+}
+
+// chunk is how many elements a message holds: the list of them must stay
+// below 64 kB, and none of ours is larger than 120 bytes.
+const chunk = 400
+
+func (t *transaction) addElements(s *nftables.Set, all []element) {
+	t.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, s, all)
+}
+
+func (t *transaction) deleteElements(s *nftables.Set, all []element) {
+	t.elements(unix.NFT_MSG_DELSETELEM, 0, s, all)
+}
+
+func (t *transaction) elements(kind int, flags netlink.HeaderFlags, s *nftables.Set, all []element) {
+	for len(all) > 0 {
+		n := min(chunk, len(all))
+		a := make(attrs, 0, 64+120*n).text(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name).text(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+		a, list := a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		for _, e := range all[:n] {
+			a = e.appendTo(a)
+		}
+		t.add(s.Table, kind, flags, a.close(list))
+		all = all[n:]
+	}
+}

@@ -59,6 +59,7 @@ func TestEdge(t *testing.T) {
 	if certManagerTool() != "" {
 		t.Run("cert-manager", e.certManager)
 	}
+	t.Run("certificates by ACME", e.acme)
 	t.Run("drain of a node", e.nodeDrain)
 	t.Run("traffic that stays on its node", e.localTraffic)
 	t.Run("WebSockets stay open", e.webSockets)

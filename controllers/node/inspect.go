@@ -118,7 +118,7 @@ func (o *owner) show(ctx context.Context, p *l4.Plan, service string, out io.Wri
 			continue
 		}
 		found = true
-		if err := o.showForwarding(ctx, f, out); err != nil {
+		if err := o.showForwarding(ctx, f, service != "", out); err != nil {
 			return err
 		}
 	}
@@ -128,7 +128,10 @@ func (o *owner) show(ctx context.Context, p *l4.Plan, service string, out io.Wri
 	return nil
 }
 
-func (o *owner) showForwarding(ctx context.Context, f *l4.Forwarding, out io.Writer) error {
+// showForwarding lists remembered clients only if it is asked to: all of them are
+// in one map of the kernel, and to read that takes time in which nothing is
+// programmed.
+func (o *owner) showForwarding(ctx context.Context, f *l4.Forwarding, listClients bool, out io.Writer) error {
 	fmt.Fprintln(out, f.Key)
 	for _, fr := range f.Fronts {
 		at := fmt.Sprintf("%s %s", fr.Kind, netip.AddrPortFrom(fr.Address, fr.Port))
@@ -148,6 +151,10 @@ func (o *owner) showForwarding(ctx context.Context, f *l4.Forwarding, out io.Wri
 		showPool(out, "of them for policy Local", f.Local, f)
 	}
 	if f.Affinity == 0 {
+		return nil
+	}
+	if !listClients {
+		fmt.Fprintf(out, "  clients keep their endpoint for %s; show %s lists them\n", f.Affinity, f.Key.Service)
 		return nil
 	}
 	clients, err := o.opts.Kernel.Affinity(ctx, f.Key)

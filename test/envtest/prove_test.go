@@ -117,7 +117,7 @@ func TestProveGivesUp(t *testing.T) {
 	opts := c.proof(&out, nil)
 	opts.Timeout = time.Second
 	_, err := prove.Run(t.Context(), opts)
-	if err == nil || !strings.Contains(err.Error(), "the application is not ready; see kubectl describe pod -n "+c.namespace) {
+	if err == nil || !strings.Contains(err.Error(), "the application does not become ready: of 0 pods") {
 		t.Errorf("%v", err)
 	}
 	c.gone()

@@ -28,7 +28,6 @@ func TestDisturbed(t *testing.T) {
 		}
 	}()
 	p, _ := sample(false)
-	k.NumberFrom(0)
 	k.replace(t, p.Plan())
 	ours := func() string { return ns.Run(t, "nft", "list", "table", "ip", "portico-node") }
 	want := ours()
@@ -55,7 +54,6 @@ func TestDisturbed(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("%s: not noticed", name)
 		}
-		k.NumberFrom(0)
 		k.replace(t, p.Plan())
 		if got := ours(); got != want {
 			t.Errorf("%s: not repaired: %s", name, firstDifference(want, got))

@@ -128,7 +128,6 @@ func TestRuleset(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			k := open(t, netns.New(t))
 			p, _ := sample(test.ipv6)
-			k.NumberFrom(0)
 			k.replace(t, p.Plan())
 			family := map[bool]string{false: "ip", true: "ip6"}[test.ipv6]
 			got := k.ns.Run(t, "nft", "list", "table", family, "portico-node")

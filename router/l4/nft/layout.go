@@ -4,7 +4,6 @@ package nft
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"strings"
 
@@ -88,8 +87,6 @@ func newFamily(o Options, ipv6 bool) *family {
 		s.ID = uint32(i + 1)
 	}
 	f.pools.limit, f.specials.limit, f.numbers.limit = 1<<operandBits, uint32(rangedBit), maxSticky
-	// Not where the process before began, for the sake of packets on their way.
-	f.pools.next, f.specials.next = rand.Uint32N(f.pools.limit), rand.Uint32N(f.specials.limit)
 	f.layout = f.version()
 	f.reset()
 	return f

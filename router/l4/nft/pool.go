@@ -5,6 +5,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -106,27 +107,36 @@ func (p *pool) update(d l4.Delta[netip.AddrPort]) (before map[int]netip.AddrPort
 	return before, nil
 }
 
-// ids hands out numbers below a limit, in turns, so that a packet on its way
-// does not meet the next owner of a number.
+// ids hands out numbers below a limit. Who asks by the same name gets the same
+// number, if that is free, also after a Replace and in another process: a packet
+// that looked up a number before a transaction looks for what it leads to after
+// it, and would be refused if all numbers were others. For the same reason a
+// number does not go to another owner soon: names are spread over all of them.
 type ids struct {
-	next, limit uint32
-	taken       map[uint32]bool
+	limit uint32
+	taken map[uint32]bool
 }
 
-func (i *ids) take() (uint32, error) {
+func (i *ids) take(name uint64) (uint32, error) {
 	if len(i.taken) >= int(i.limit) {
 		return 0, fmt.Errorf("more than %d pools or special fronts in a table", i.limit)
 	}
-	for i.taken[i.next] {
-		i.next = (i.next + 1) % i.limit
+	id := uint32(name % uint64(i.limit))
+	for i.taken[id] {
+		id = (id + 1) % i.limit
 	}
-	id := i.next
 	i.taken[id] = true
-	i.next = (i.next + 1) % i.limit
 	return id, nil
 }
 
 func (i *ids) give(id uint32) { delete(i.taken, id) }
 
-// reset takes all numbers back. Those that come next are others.
+// reset takes all numbers back.
 func (i *ids) reset() { i.taken = map[uint32]bool{} }
+
+// portName is a name for the use of a port as what.
+func portName(k l4.PortKey, what string) uint64 {
+	h := fnv.New64a()
+	fmt.Fprintln(h, k, what)
+	return h.Sum64()
+}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/nftables"
@@ -90,7 +91,7 @@ func (f *family) setForwarding(u l4.Update, b *batch) error {
 	if w.local, err = f.updatePool(w.local, u.Forwarding, true, u.LocalDelta, b); err != nil {
 		return err
 	}
-	fronts, err := f.renderFronts(w, u.Key.Protocol, u.Fronts)
+	fronts, err := f.renderFronts(w, u.Key, u.Fronts)
 	if err != nil {
 		return err
 	}
@@ -157,9 +158,11 @@ func (f *family) newPool(fw *l4.Forwarding, local bool, b *batch) (*pool, error)
 			return &pool{sticky: s}, nil
 		}
 	}
-	id, err := f.pools.take()
+	id, err := f.pools.take(portName(fw.Key, poolKind(local)))
 	return &pool{id: id}, err
 }
+
+func poolKind(local bool) string { return map[bool]string{true: "local", false: "cluster"}[local] }
 
 // dropPool forgets a pool, whose elements were removed.
 func (f *family) dropPool(p *pool, b *batch) {
@@ -205,14 +208,14 @@ func (f *family) changeSlots(p *pool, d l4.Delta[netip.AddrPort], b *batch) erro
 }
 
 // renderFronts returns the elements of the fronts of a Forwarding.
-func (f *family) renderFronts(w *forwarding, p l4.Protocol, fronts []l4.Front) ([]element, error) {
+func (f *family) renderFronts(w *forwarding, k l4.PortKey, fronts []l4.Front) ([]element, error) {
 	var out []element
 	used := 0
 	for _, fr := range fronts {
 		v, direct := directValue(fr, w)
 		if !direct {
 			if used == len(w.specials) {
-				id, err := f.specials.take()
+				id, err := f.specials.take(portName(k, strconv.Itoa(used)))
 				if err != nil {
 					return nil, err
 				}
@@ -225,7 +228,7 @@ func (f *family) renderFronts(w *forwarding, p l4.Protocol, fronts []l4.Front) (
 				out = append(out, elements...)
 			}
 		}
-		out = append(out, f.front(p, fr, v))
+		out = append(out, f.front(k.Protocol, fr, v))
 	}
 	for _, id := range w.specials[used:] {
 		f.specials.give(id)

@@ -128,12 +128,13 @@ func (f *family) sweep(chains map[string][]string, b *batch) {
 // newSticky returns what a pool needs so that its clients keep their endpoint,
 // nil if there are too many of these pools.
 func (f *family) newSticky(fw *l4.Forwarding, local bool, b *batch) *sticky {
-	h := fnv.New64a()
-	fmt.Fprintln(h, fw.Key, local)
-	s := &sticky{name: h.Sum64(), seats: map[netip.AddrPort]uint32{}, taken: map[uint32]bool{}, size: -1}
+	s := &sticky{name: portName(fw.Key, poolKind(local)), seats: map[netip.AddrPort]uint32{}, taken: map[uint32]bool{}, size: -1}
+	if _, alive := f.names[s.name]; alive {
+		return nil // two ports by one name: somebody looked for such a pair
+	}
 	v, known := f.recall(s.name)
 	if s.number = uint32(v >> seatBits); !known {
-		n, err := f.numbers.take()
+		n, err := f.numbers.take(s.name)
 		if err != nil {
 			return nil
 		}

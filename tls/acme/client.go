@@ -55,8 +55,9 @@ func newClient(i *Issuer, cache *certmagic.Cache, storage Storage, addrs Addrs, 
 }
 
 // obtain places one order and returns the chain in PEM. replaces is the
-// certificate that is renewed, or nil (RFC 9773 §5).
-func (c *client) obtain(ctx context.Context, csr *x509.CertificateRequest, challenge string, replaces *x509.Certificate) ([]byte, error) {
+// certificate that is renewed, or nil (RFC 9773 §5); first tells that there was
+// none before.
+func (c *client) obtain(ctx context.Context, csr *x509.CertificateRequest, challenge string, replaces *x509.Certificate, first bool) ([]byte, error) {
 	s, err := c.take(ctx, csr.DNSNames, challenge)
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func (c *client) obtain(ctx context.Context, csr *x509.CertificateRequest, chall
 	s.heard.reset()
 	if replaces != nil {
 		ctx = renewal{ctx, replaces}
-	} else if c.issuer.Staging != "" {
+	} else if first && c.issuer.Staging != "" {
 		attempt := 1 // certmagic then asks the test CA first
 		ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, &attempt)
 	}

@@ -146,6 +146,9 @@ func (m *Manager) Start(ctx context.Context) error {
 			m.opts.Log.Warn("the clock was set; what seems due since then waits", zap.Time("now", at))
 			m.mu.Lock()
 			m.jumped = at
+			if m.started.After(at) {
+				m.started = at // said by the clock that was wrong
+			}
 			m.mu.Unlock()
 		}
 		m.sweep(ctx)

@@ -118,7 +118,13 @@ func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byt
 		return ca.issue(csr, o.wanted.Issuer.Lifetime, now)
 	}
 	o.m.opts.Metrics.ordered(r.Issuer)
-	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), r.Leaf())
+	replaces := r.Leaf()
+	if r.Failures.Count > 0 && r.Failures.Reason == ReasonRefused {
+		// Perhaps for this: a CA does not take it from another account, nor
+		// if it has forgotten the certificate.
+		replaces = nil
+	}
+	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), replaces, r.Leaf() == nil)
 }
 
 // check holds what a CA returned against what was asked for.

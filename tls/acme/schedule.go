@@ -137,7 +137,7 @@ func (f Facts) retry(life time.Duration) time.Time {
 	}
 	last := n.Last
 	if last.After(f.Now) {
-		last = f.Now // seen under another clock
+		last = f.Started // seen under another clock; Now would move on with us
 	}
 	b, ok := backoffs[n.Reason]
 	if !ok {
@@ -153,7 +153,7 @@ func (f Facts) retry(life time.Duration) time.Time {
 	}
 	wait += f.share("retry "+strconv.Itoa(n.Count), wait/4)
 	after := n.RetryAfter
-	if limit := f.Now.Add(maxRetry); after.After(limit) {
+	if limit := last.Add(maxRetry); after.After(limit) {
 		after = limit
 	}
 	return latest(last.Add(wait), after)

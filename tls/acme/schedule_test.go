@@ -132,6 +132,23 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	}
 }
 
+// TestWaitsEnd: whatever a wrong clock or a CA said, the time of the next attempt
+// does not move on with those who look.
+func TestWaitsEnd(t *testing.T) {
+	for name, failures := range map[string]Failures{
+		"a failure in the future": {Count: 1, Last: begun.Add(400 * day), Reason: ReasonUnavailable},
+		"Retry-After in years":    {Count: 1, Last: begun, Reason: ReasonRateLimited, RetryAfter: begun.Add(3650 * day)},
+		"both":                    {Count: 2, Last: begun.Add(400 * day), Reason: ReasonRateLimited, RetryAfter: begun.Add(3650 * day)},
+	} {
+		f := Facts{ID: "x", Started: begun, NotBefore: begun.Add(-80 * day), NotAfter: begun.Add(10 * day), Failures: failures}
+		for f.Now = begun; Next(f).At.After(f.Now); f.Now = f.Now.Add(15 * time.Minute) {
+			if f.Now.After(begun.Add(8 * day)) {
+				t.Fatalf("%s: after %v the next attempt is at %v", name, f.Now.Sub(begun), Next(f).At)
+			}
+		}
+	}
+}
+
 func TestSuggestedTime(t *testing.T) {
 	for _, c := range []struct{ at, want time.Duration }{
 		{30 * day, 30 * day},

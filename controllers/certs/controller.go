@@ -71,6 +71,7 @@ type Controller struct {
 type stored struct {
 	*acme.Record
 	cert *certstore.Certificate
+	pair *acme.Record // that cert is of: Record may be older; nil with cert
 }
 
 // NewController returns a Controller that knows nothing yet.
@@ -297,14 +298,14 @@ func (c *Controller) SetRecord(r *acme.Record) {
 	c.mu.Lock()
 	last := c.records[r.ID]
 	c.mu.Unlock()
-	s := stored{Record: r, cert: last.cert}
+	s := stored{Record: r, cert: last.cert, pair: last.pair}
 	if len(r.Chain) > 0 && (last.Record == nil || !bytes.Equal(last.Chain, r.Chain)) {
 		cert, err := certstore.Parse(r.Chain, r.Key)
 		if err != nil {
 			c.opts.Log.Error(err, "a stored certificate is of no use", "names", r.Names)
 		} else if s.cert == nil || cert.Leaf.NotAfter.After(s.cert.Leaf.NotAfter) {
 			cert.Source = "issuer " + r.Issuer
-			s.cert = cert
+			s.cert, s.pair = cert, r
 		}
 	}
 	c.mu.Lock()

@@ -369,6 +369,17 @@ func TestNewsOutOfOrder(t *testing.T) {
 	if err := w.reconcile(t.Context()); err != nil || w.source("a.example") != "issuer own" {
 		t.Errorf("%v: %s", err, w.source("a.example"))
 	}
+	w.Controller.mu.Lock()
+	defer w.Controller.mu.Unlock()
+	jobs := w.jobs(nil)
+	for _, j := range jobs {
+		if len(j.secret.Data[corev1.TLSCertKey]) == 0 || len(j.secret.Data[corev1.TLSPrivateKeyKey]) == 0 {
+			t.Error("a Secret would be written without a certificate")
+		}
+	}
+	if len(jobs) != 1 {
+		t.Errorf("%d Secrets would be written", len(jobs))
+	}
 }
 
 func newPair(t *testing.T, hosts ...string) [2][]byte {

@@ -28,7 +28,8 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 		if served == nil {
 			served = e.state.cert
 		}
-		if served != nil {
+		// Whoever writes a Secret could name any responder in its certificate.
+		if issued := c.recordOf(e).cert; served != nil && issued != nil && issued.Leaf.Equal(served.Leaf) {
 			staple = append(staple, served)
 			if stapled := c.stapler.Stapled(served); stapled != nil {
 				in.Certificate = stapled

@@ -124,10 +124,10 @@ func (c *Controller) jobs(tried map[certstore.SecretRef]attempt) []job {
 		switch {
 		case !e.managed() || state.phase == unknown || state.phase == unreadable || state.phase == present && (!state.managed || was == nil):
 		case state.phase == absent && r.cert != nil:
-			add(e.secret, newTLSSecret(e.secret, r.Record), true)
+			add(e.secret, newTLSSecret(e.secret, r.pair), true)
 		case state.phase == absent:
 		case r.cert != nil && newer(r.cert, e):
-			add(e.secret, renewed(was, r.Record), false)
+			add(e.secret, renewed(was, r.pair), false)
 		case !state.written:
 			add(e.secret, adopted(was, e.wanted.Issuer.Name), false)
 		}

@@ -23,7 +23,7 @@ type StaplerOptions struct {
 	// Changed is told that a certificate has another staple, or none any
 	// more; may be nil. It must not block.
 	Changed func()
-	Client  *http.Client // nil: one with a timeout
+	Client  *http.Client // nil: one with a timeout that follows no redirects
 	Now     func() time.Time
 	Log     *zap.Logger
 }
@@ -64,7 +64,7 @@ const (
 // NewStapler returns a Stapler that knows no certificate.
 func NewStapler(o StaplerOptions) *Stapler {
 	if o.Client == nil {
-		o.Client = &http.Client{Timeout: stapleTimeout}
+		o.Client = &http.Client{Timeout: stapleTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	if o.Now == nil {
 		o.Now = time.Now

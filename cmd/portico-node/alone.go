@@ -34,14 +34,20 @@ func claim() (release func(), err error) {
 	return func() { _ = c.Close() }, nil
 }
 
-// claimAgain is how often a process that waits for the node looks again.
-const claimAgain = 200 * time.Millisecond
+const (
+	// claimAgain is how often a process that waits for the node looks again.
+	claimAgain = 200 * time.Millisecond
+	// claimWithin is how long it waits: one that takes over is done sooner, and
+	// two that are there to stay must not look healthy.
+	claimWithin = time.Minute
+)
 
 // await claims the node as soon as it is free.
 func await(ctx context.Context, log logr.Logger) (release func(), err error) {
+	limit := time.Now().Add(claimWithin)
 	for said := false; ; said = true {
 		release, err := claim()
-		if !errors.Is(err, errNotAlone) {
+		if !errors.Is(err, errNotAlone) || time.Now().After(limit) {
 			return release, err
 		}
 		if !said {

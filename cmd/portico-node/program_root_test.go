@@ -208,6 +208,25 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestAlone: a second process on a node programs nothing before the first has
+// ended.
+func TestAlone(t *testing.T) {
+	n := netns.New(t)
+	args := []string{"--kubeconfig=" + kubeconfig(t, nodeapi.Serve(t, n, cluster()).URL)}
+	first := start(t, n, nil, args...)
+	first.until(t, "everything is programmed")
+	second := start(t, n, nil, append(args, "--service-proxy-name=other")...)
+	second.until(t, "another portico-node runs on this node")
+	if !strings.Contains(n.Run(t, "nft", "list", "ruleset"), "10.96.7.7 . tcp . 80") {
+		t.Error("the second has taken away what the first programmed")
+	}
+	if text := second.log.String(); strings.Contains(text, "everything is programmed") {
+		t.Errorf("two program a node:\n%s", text)
+	}
+	first.kill()
+	second.until(t, "everything is programmed")
+}
+
 // TestTakenAddresses: beside a kube-proxy, which has the same addresses, it
 // programs; when they are free, it serves there.
 func TestTakenAddresses(t *testing.T) {

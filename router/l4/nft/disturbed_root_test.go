@@ -37,6 +37,7 @@ func TestDisturbed(t *testing.T) {
 		"an element":     "delete element ip portico-node fronts { 172.30.0.11 . tcp . 80 }",
 		"another's rule": "add rule ip portico-node services tcp dport 80 drop",
 		"a fixed rule":   "flush chain ip portico-node decide",
+		"a whole map":    "delete map ip portico-node sticky-names",
 		"an action":      "flush map ip portico-node actions",
 	} {
 		// Changes of another's table are not worth a notice; whatever came

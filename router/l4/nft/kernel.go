@@ -73,6 +73,18 @@ func Open(o Options) (*Kernel, error) {
 // what stays the same stays. It is for the start, after failures, and from
 // time to time. After an error, what was programmed before is still there.
 func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
+	err := k.replace(ctx, p, false)
+	for _, refused := range []error{unix.ENOENT, unix.EEXIST, unix.EBUSY} {
+		if errors.Is(err, refused) {
+			// Somebody changed what stamps of rules do not show, such as a set.
+			return k.replace(ctx, p, true)
+		}
+	}
+	return err
+}
+
+// replace is Replace; afresh has it make the tables anew whatever they are.
+func (k *Kernel) replace(ctx context.Context, p *l4.Plan, afresh bool) error {
 	round := rand.Uint64()
 	err := k.transact(ctx, func(b *batch, t *transaction) error {
 		for _, f := range k.families {
@@ -80,7 +92,7 @@ func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
 			if err != nil {
 				return err
 			}
-			intact := stamped(have, f.layout, f.fixed())
+			intact := !afresh && stamped(have, f.layout, f.fixed())
 			if intact && !f.read {
 				if err := k.readNames(f); err != nil {
 					return err

@@ -118,7 +118,7 @@ func (n NodePorts) model(primary, own []netip.Addr) l4.NodePorts {
 
 // nodeModel describes the node to the planner.
 func (o *Options) nodeModel(p *picture, own []netip.Addr) l4.Node {
-	object := p.node.object
+	object := p.node.last
 	n := l4.Node{
 		Name: o.Translate.NodeName, IPs: primaryAddresses(object), Pods: o.Local.detector(object),
 		MasqueradeAll: o.MasqueradeAll,

@@ -40,8 +40,11 @@ type picture struct {
 
 // ownNode is what is known of the node.
 type ownNode struct {
-	object  *corev1.Node // nil: there is none
-	changed bool         // or ServiceCIDRs did
+	object *corev1.Node // nil: there is none
+	// last is the object as it was last seen: a node whose object was deleted
+	// keeps its addresses until it registers again.
+	last    *corev1.Node
+	changed bool // or ServiceCIDRs did
 }
 
 // service is a Service with its EndpointSlices; either may come first.
@@ -137,6 +140,9 @@ func (p *picture) replaceSlices(all []parsedSlice) {
 // minutes; nothing happens unless something of interest changed.
 func (p *picture) setNode(n *corev1.Node) {
 	p.node.object, p.node.changed = n, true
+	if n != nil {
+		p.node.last = n
+	}
 }
 
 // forwarded returns the Service with its endpoints; nil: it is not forwarded.

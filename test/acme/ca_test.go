@@ -56,6 +56,25 @@ func TestBadNonces(t *testing.T) {
 	}
 }
 
+// TestOverlap: two sets with a host in common are ordered one after the other,
+// so that neither loses its challenge.
+func TestOverlap(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{Sleep: 2})
+	i := issuer(t, ca)
+	r.start()
+	list := []acme.Wanted{wanted(i, "a.example"), wanted(i, "a.example", "b.example"), wanted(i, "a.example", "c.example")}
+	r.manager.Want(list)
+	for _, w := range list {
+		if rec := r.certificate(w); rec.Failures.Count > 0 {
+			t.Errorf("%v: %+v", w.Names, rec.Failures)
+		}
+		if n := ca.Orders()[strings.Join(w.Names, ",")]; n != 1 {
+			t.Errorf("%d orders for %v", n, w.Names)
+		}
+	}
+}
+
 func TestAccountBinding(t *testing.T) {
 	r := newRig(t)
 	ca := r.pebble(pebble.Options{EAB: map[string]string{"kid": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"}})

@@ -74,7 +74,7 @@ type Manager struct {
 	mu      sync.Mutex // protects the following
 	wanted  map[string]Wanted
 	records map[string]*Record // never written: replaced
-	busy    map[string]struct{}
+	busy    map[string]Wanted
 	clients map[string]*client // by issuer; nil unless running
 	cache   *certmagic.Cache
 	started time.Time
@@ -110,7 +110,7 @@ func New(opts Options) *Manager {
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics()
 	}
-	return &Manager{opts: opts, wake: make(chan struct{}, 1), wanted: make(map[string]Wanted), busy: make(map[string]struct{})}
+	return &Manager{opts: opts, wake: make(chan struct{}, 1), wanted: make(map[string]Wanted), busy: make(map[string]Wanted)}
 }
 
 // Want replaces all that is wanted.
@@ -228,10 +228,25 @@ func (m *Manager) begin(ctx context.Context, orders *sync.WaitGroup) time.Durati
 		if len(m.busy) >= m.opts.InFlight {
 			break // each that ends wakes us
 		}
-		m.busy[p.wanted.ID()] = struct{}{}
+		if m.overlaps(p.wanted) {
+			continue
+		}
+		m.busy[p.wanted.ID()] = p.wanted
 		orders.Go(func() { m.act(ctx, p.wanted, p.action) })
 	}
 	return look
+}
+
+// overlaps reports whether something is done for one of the names already: a
+// host has one challenge at a time, and the second would take the place of the
+// first. Called with mu held.
+func (m *Manager) overlaps(w Wanted) bool {
+	for _, b := range m.busy {
+		if slices.ContainsFunc(w.Names, func(name string) bool { return slices.Contains(b.Names, name) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // planned is what to do for one certificate.

@@ -57,24 +57,12 @@ func (c *Cluster) buildImages(ctx context.Context) ([]string, error) {
 	} {
 		img.Architecture, img.Uncompressed = runtime.GOARCH, true
 		archive := filepath.Join(dir, filepath.Base(filepath.Dir(name))+"-"+filepath.Base(name)+".tar")
-		if err := writeImage(archive, name, img); err != nil {
+		if err := image.WriteFile(archive, name, img); err != nil {
 			return nil, err
 		}
 		archives = append(archives, archive)
 	}
 	return archives, nil
-}
-
-func writeImage(archive, name string, img *image.Image) error {
-	f, err := os.Create(archive)
-	if err != nil {
-		return err
-	}
-	if _, err := image.Write(f, []string{name}, img); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }
 
 // LoadImage makes the images of an OCI archive (package test/image writes

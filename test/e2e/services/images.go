@@ -77,7 +77,7 @@ func buildImages(ctx context.Context, tests, out string) ([]string, error) {
 		}
 		img.Architecture, img.Uncompressed, img.User = runtime.GOARCH, true, "0:0"
 		archive := filepath.Join(out, name+".tar")
-		if err := write(archive, names[name], img); err != nil {
+		if err := image.WriteFile(archive, names[name], img); err != nil {
 			return nil, err
 		}
 		archives = append(archives, archive)
@@ -146,16 +146,4 @@ func userland(ctx context.Context) ([]image.File, error) {
 		}
 	}
 	return slices.Collect(maps.Values(byPath)), nil
-}
-
-func write(archive, name string, img *image.Image) error {
-	f, err := os.Create(archive)
-	if err != nil {
-		return err
-	}
-	if _, err := image.Write(f, []string{name}, img); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }

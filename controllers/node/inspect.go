@@ -19,8 +19,8 @@ import (
 func (c *Controller) Inspect() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /show", func(w http.ResponseWriter, r *http.Request) {
-		c.answer(w, r, func(ctx context.Context, o *owner, p *l4.Plan, out io.Writer) error {
-			return o.show(ctx, p, r.FormValue("service"), out)
+		c.answer(w, r, func(ctx context.Context, p *l4.Plan, out io.Writer) error {
+			return c.show(ctx, p, r.FormValue("service"), out)
 		})
 	})
 	mux.HandleFunc("GET /trace", func(w http.ResponseWriter, r *http.Request) {
@@ -29,26 +29,20 @@ func (c *Controller) Inspect() http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		c.answer(w, r, func(_ context.Context, o *owner, p *l4.Plan, out io.Writer) error { return o.trace(p, k, out) })
+		c.answer(w, r, func(_ context.Context, p *l4.Plan, out io.Writer) error { return c.trace(p, k, out) })
 	})
 	return mux
 }
 
-// answer runs a question in the goroutine that owns the plan.
-func (c *Controller) answer(w http.ResponseWriter, r *http.Request, question func(context.Context, *owner, *l4.Plan, io.Writer) error) {
+// answer answers a question about what is programmed now. The goroutine that
+// owns the plan does no more for it than to copy a list.
+func (c *Controller) answer(w http.ResponseWriter, r *http.Request, question func(context.Context, *l4.Plan, io.Writer) error) {
 	ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
 	defer cancel()
 	var text strings.Builder
-	var failed error
-	err := c.ask(ctx, func(o *owner) {
-		p, err := o.programmedPlan()
-		if err == nil {
-			err = question(ctx, o, p, &text)
-		}
-		failed = err
-	})
+	plan, err := owned(ctx, c, (*owner).programmed)
 	if err == nil {
-		err = failed
+		err = question(ctx, plan(), &text)
 	}
 	if err != nil {
 		why := err.Error()
@@ -60,6 +54,14 @@ func (c *Controller) answer(w http.ResponseWriter, r *http.Request, question fun
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, text.String())
+}
+
+// owned returns what a question finds, in the goroutine that owns the plan.
+func owned[T any](ctx context.Context, c *Controller, question func(*owner) (T, error)) (found T, err error) {
+	if busy := c.ask(ctx, func(o *owner) { found, err = question(o) }); busy != nil {
+		return found, busy
+	}
+	return found, err
 }
 
 func parsePacket(r *http.Request) (l4.Packet, error) {
@@ -84,8 +86,8 @@ func parsePacket(r *http.Request) (l4.Packet, error) {
 }
 
 // trace follows a packet.
-func (o *owner) trace(p *l4.Plan, k l4.Packet, out io.Writer) error {
-	own, err := o.opts.Addresses()
+func (c *Controller) trace(p *l4.Plan, k l4.Packet, out io.Writer) error {
+	own, err := c.opts.Addresses()
 	if err != nil {
 		return err
 	}
@@ -111,14 +113,14 @@ func (o *owner) trace(p *l4.Plan, k l4.Packet, out io.Writer) error {
 }
 
 // show writes what is programmed for a Service, or for all.
-func (o *owner) show(ctx context.Context, p *l4.Plan, service string, out io.Writer) error {
+func (c *Controller) show(ctx context.Context, p *l4.Plan, service string, out io.Writer) error {
 	found := false
 	for _, f := range p.Forwardings {
 		if service != "" && f.Key.Service.String() != service {
 			continue
 		}
 		found = true
-		if err := o.showForwarding(ctx, f, service != "", out); err != nil {
+		if err := c.showForwarding(ctx, f, service != "", out); err != nil {
 			return err
 		}
 	}
@@ -129,9 +131,8 @@ func (o *owner) show(ctx context.Context, p *l4.Plan, service string, out io.Wri
 }
 
 // showForwarding lists remembered clients only if it is asked to: all of them are
-// in one map of the kernel, and to read that takes time in which nothing is
-// programmed.
-func (o *owner) showForwarding(ctx context.Context, f *l4.Forwarding, listClients bool, out io.Writer) error {
+// in one map of the kernel, which takes time to read.
+func (c *Controller) showForwarding(ctx context.Context, f *l4.Forwarding, listClients bool, out io.Writer) error {
 	fmt.Fprintln(out, f.Key)
 	for _, fr := range f.Fronts {
 		at := fmt.Sprintf("%s %s", fr.Kind, netip.AddrPortFrom(fr.Address, fr.Port))
@@ -157,7 +158,13 @@ func (o *owner) showForwarding(ctx context.Context, f *l4.Forwarding, listClient
 		fmt.Fprintf(out, "  clients keep their endpoint for %s; show %s lists them\n", f.Affinity, f.Key.Service)
 		return nil
 	}
-	clients, err := o.opts.Kernel.Affinity(ctx, f.Key)
+	list, err := owned(ctx, c, func(o *owner) (func(context.Context) ([]l4.Sticky, error), error) {
+		return o.opts.Kernel.Affinity(f.Key)
+	})
+	if err != nil {
+		return err
+	}
+	clients, err := list(ctx)
 	if err != nil {
 		return err
 	}

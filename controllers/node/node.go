@@ -30,8 +30,9 @@ type Kernel interface {
 	Apply(ctx context.Context, c *l4.Change) error
 	// Disturbed receives when somebody else has changed what was programmed.
 	Disturbed() <-chan struct{}
-	// Affinity lists the clients that keep their endpoint.
-	Affinity(ctx context.Context, k l4.PortKey) ([]l4.Sticky, error)
+	// Affinity returns what lists the clients that keep their endpoint. That may
+	// take long, and is called by another goroutine, once.
+	Affinity(k l4.PortKey) (list func(context.Context) ([]l4.Sticky, error), err error)
 }
 
 // Conntrack forgets UDP flows to endpoints that are gone. Its methods are

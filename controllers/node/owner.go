@@ -33,8 +33,9 @@ type owner struct {
 	// void tells that what is programmed is unknown, so that everything must
 	// be programmed.
 	void  bool
-	delay time.Duration // before the next attempt; 0: the last one succeeded
-	began time.Time     // when the batch at hand was taken
+	delay time.Duration    // before the next attempt; 0: the last one succeeded
+	retry <-chan time.Time // when that is; nil: the last one succeeded
+	began time.Time        // when the batch at hand was taken
 }
 
 func newOwner(c *Controller) *owner {
@@ -46,17 +47,13 @@ func (o *owner) run(ctx context.Context) {
 	defer audit.Stop()
 	defer refresh.Stop()
 	for {
-		var retry <-chan time.Time
-		if o.delay > 0 {
-			retry = time.After(o.delay)
-		}
 		inbox := o.inbox.ready
-		if o.delay > 0 {
+		if o.retry != nil {
 			inbox = nil // what arrives is programmed with the next attempt
 		}
 		select {
 		case <-inbox:
-		case <-retry:
+		case <-o.retry:
 		case <-o.opts.Kernel.Disturbed():
 			o.opts.Log.Info("somebody changed what was programmed: everything is programmed again")
 			o.void = true
@@ -105,10 +102,11 @@ func (o *owner) work(ctx context.Context) {
 	case err != nil:
 		o.void = true
 		o.delay = min(max(2*o.delay, firstRetry), lastRetry)
+		o.retry = time.After(o.delay)
 		o.opts.Metrics.failed()
 		o.opts.Log.Error(err, "programming failed: everything will be programmed again", "after", o.delay.String())
 	default:
-		o.delay = 0
+		o.delay, o.retry = 0, nil
 		o.state.commit()
 		o.opts.Metrics.committed(o.picture, time.Now())
 		o.picture.triggers, o.picture.endpointChanges, o.picture.serviceChanges = nil, 0, 0
@@ -132,7 +130,7 @@ func (o *owner) plan() {
 		}
 		o.checks.set(n, s)
 	}
-	clear(p.dirty)
+	p.dirty = map[l4.Name]bool{} // to clear one that was large costs what it was
 	o.events.report(p.problems...)
 	p.problems = nil
 }
@@ -247,10 +245,11 @@ func eligible(n *corev1.Node) bool {
 
 var errNotProgrammed = errors.New("nothing is programmed yet")
 
-// programmedPlan returns the plan as it is in the kernel.
-func (o *owner) programmedPlan() (*l4.Plan, error) {
+// programmed returns a function that makes the plan as it is in the kernel, for
+// others than the owner to call.
+func (o *owner) programmed() (func() *l4.Plan, error) {
 	if o.void || o.planner == nil {
 		return nil, errNotProgrammed
 	}
-	return o.planner.Plan(), nil
+	return o.planner.Snapshot(), nil
 }

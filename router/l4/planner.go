@@ -70,7 +70,7 @@ func (p *Planner) Take() *Change {
 	for _, n := range p.pendingNames() {
 		r.service(n, p.pending[n])
 	}
-	clear(p.pending)
+	p.pending = map[Name]*Service{} // to clear one that was large costs what it was
 	r.claimAll()
 	for _, q := range r.dirty {
 		if !q.removed {
@@ -92,14 +92,26 @@ func (p *Planner) Take() *Change {
 // to it.
 func (p *Planner) Plan() *Plan {
 	p.Take()
-	plan := &Plan{Globals: *p.globals, ClusterIPs: p.ips.sorted(netip.Addr.Compare), Loops: p.loops.sorted(Loop.compare)}
+	return p.Snapshot()()
+}
+
+// Snapshot returns a function that makes the Plan of the last Take or Plan. Only
+// what cannot wait is done at once: the function may be called anywhere, later and
+// beside everything else. There must have been a Take.
+func (p *Planner) Snapshot() func() *Plan {
+	plan := &Plan{Globals: *p.globals, ClusterIPs: p.ips.members(), Loops: p.loops.members()}
+	plan.Forwardings = make([]*Forwarding, 0, len(p.services))
 	for _, s := range p.services {
 		for _, q := range s.ports {
 			plan.Forwardings = append(plan.Forwardings, q.forwarding)
 		}
 	}
-	slices.SortFunc(plan.Forwardings, func(a, b *Forwarding) int { return a.Key.Compare(b.Key) })
-	return plan
+	return func() *Plan {
+		slices.SortFunc(plan.Forwardings, func(a, b *Forwarding) int { return a.Key.Compare(b.Key) })
+		slices.SortFunc(plan.ClusterIPs, netip.Addr.Compare)
+		slices.SortFunc(plan.Loops, Loop.compare)
+		return plan
+	}
 }
 
 func (p *Planner) pendingNames() []Name {

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -149,17 +150,13 @@ func (c *counted[K]) take(compare func(a, b K) int) Delta[K] {
 			d.Removed = append(d.Removed, k)
 		}
 	}
-	clear(c.before)
+	c.before = map[K]bool{} // to clear one that was large costs what it was
 	slices.SortFunc(d.Added, compare)
 	slices.SortFunc(d.Removed, compare)
 	return d
 }
 
-func (c *counted[K]) sorted(compare func(a, b K) int) []K {
-	all := make([]K, 0, len(c.counts))
-	for k := range c.counts {
-		all = append(all, k)
-	}
-	slices.SortFunc(all, compare)
-	return all
+// members are in no order.
+func (c *counted[K]) members() []K {
+	return slices.AppendSeq(make([]K, 0, len(c.counts)), maps.Keys(c.counts))
 }

@@ -87,7 +87,13 @@ func (s *sticky) dialAll(t *testing.T) map[netip.Addr]string {
 
 func (s *sticky) remembered(t *testing.T) []l4.Sticky {
 	t.Helper()
-	all, err := s.k.Affinity(context.Background(), l4.PortKey{Service: s.service.Name, Protocol: l4.TCP, IPv6: s.ipv6})
+	var list func(context.Context) ([]l4.Sticky, error)
+	var err error
+	s.k.ns.Do(func() { list, err = s.k.Affinity(l4.PortKey{Service: s.service.Name, Protocol: l4.TCP, IPv6: s.ipv6}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := list(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

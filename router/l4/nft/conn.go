@@ -3,22 +3,35 @@
 package nft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
-	"time"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/portico-ingress/portico/router/l4"
 )
 
 // bufferSize is how large a transaction may be: it is one message to the
 // kernel. A million endpoints are 100 MB.
 const bufferSize = 512 << 20
+
+// answerBuffer holds an error for each of the messages of a large transaction.
+const answerBuffer = 4 << 20
+
+// dialQuery opens a connection for questions. The kernel fills as much of an answer
+// as the buffer of the first question takes, and begins anew with each: so a
+// large one makes the reading of large sets bearable.
+func dialQuery() (*netlink.Conn, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: queryBuffer})
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return c, nil
+}
+
+// queryBuffer is the most that the kernel fills.
+const queryBuffer = 32 << 10
 
 // connect opens lasting connections: to close one waits for a grace period of
 // the kernel.
@@ -26,15 +39,17 @@ func (k *Kernel) connect() error {
 	if k.conn != nil {
 		return nil
 	}
-	query, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	query, err := dialQuery()
 	if err != nil {
-		return fmt.Errorf("netlink: %w", err)
+		return err
 	}
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return errors.Join(fmt.Errorf("netlink: %w", err), query.Close())
 	}
-	if err := errors.Join(c.SetWriteBuffer(bufferSize), k.watcher.ignore(c.PID())); err != nil {
+	// An error would come with the message that it is about, of up to 64 kB.
+	brief := c.SetOption(netlink.CapAcknowledge, true)
+	if err := errors.Join(c.SetWriteBuffer(bufferSize), c.SetReadBuffer(answerBuffer), brief, k.watcher.ignore(c.PID())); err != nil {
 		return errors.Join(fmt.Errorf("netlink: %w; the capability NET_ADMIN is needed", err), query.Close(), c.Close())
 	}
 	k.conn, k.query = c, query
@@ -53,135 +68,88 @@ func (k *Kernel) disconnect() error {
 	return err
 }
 
-// stamps returns the stamps of the rules of a table by chain, in their order. A
-// table that is not there has none.
+// stamps returns the chains of a table with the stamps of their rules, in their
+// order. A table that is not there has none.
 func (k *Kernel) stamps(f *family) (map[string][]string, error) {
-	replies, err := k.ask(f, unix.NFT_MSG_GETRULE, netlink.Dump, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: cString(f.table.Name)})
-	if err != nil {
-		return nil, err
-	}
 	out := map[string][]string{}
-	for _, m := range replies {
-		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
-		if err != nil {
-			return nil, fmt.Errorf("netlink: %w", err)
-		}
-		var chain, stamp string
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_RULE_CHAIN:
-				chain = ad.String()
-			case unix.NFTA_RULE_USERDATA:
-				stamp = string(ad.Bytes())
-			}
-		}
-		out[chain] = append(out[chain], stamp)
-	}
-	return out, nil
-}
-
-// listed is an element as the kernel lists it.
-type listed struct {
-	key, data string
-	expires   time.Duration
-}
-
-// elements lists those of a set. It takes a time that grows with the square of
-// their number.
-func (k *Kernel) elements(f *family, s *nftables.Set) ([]listed, error) {
-	replies, err := k.ask(f, unix.NFT_MSG_GETSETELEM, netlink.Dump,
-		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: cString(f.table.Name)},
-		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: cString(s.Name)})
+	chains, err := ask(k.query, question(f.table, unix.NFT_MSG_GETCHAIN, netlink.Dump, nil))
 	if err != nil {
 		return nil, err
 	}
-	var out []listed
-	for _, m := range replies {
-		if out, err = appendListed(out, m); err != nil {
-			return nil, fmt.Errorf("netlink: %w", err)
+	for _, m := range chains {
+		text, err := texts(m, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
+		if err != nil {
+			return nil, err
 		}
+		if named(text[0]) == f.table.Name {
+			out[named(text[1])] = nil
+		}
+	}
+	rules, err := ask(k.query, question(f.table, unix.NFT_MSG_GETRULE, netlink.Dump, attrs{}.text(unix.NFTA_RULE_TABLE, f.table.Name)))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range rules {
+		text, err := texts(m, unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_USERDATA)
+		if err != nil {
+			return nil, err
+		}
+		chain := named(text[0])
+		out[chain] = append(out[chain], text[1])
 	}
 	return out, nil
 }
 
-// decode reads a client, by the endpoint of its seat if that is among seats.
-func (f *family) decode(e listed, seats map[value]netip.AddrPort) (l4.Sticky, bool) {
-	size := f.addressType().Bytes
-	if len(e.key) < int(size) {
-		return l4.Sticky{}, false
+// generation returns the number of the last transaction of anybody, as the kernel
+// writes it; empty after an error, which has everything programmed again in any case.
+func (k *Kernel) generation() string {
+	if k.query == nil {
+		return ""
 	}
-	client, _ := netip.AddrFromSlice([]byte(e.key[:size]))
-	endpoint, ok := seats[valueOf(e.data)]
-	return l4.Sticky{Client: client, Endpoint: endpoint, Expires: e.expires}, ok
+	replies, err := ask(k.query, question(&nftables.Table{}, unix.NFT_MSG_GETGEN, 0, nil))
+	if err != nil || len(replies) == 0 {
+		return ""
+	}
+	text, _ := texts(replies[0], unix.NFTA_GEN_ID, unix.NFTA_GEN_UNSPEC)
+	return text[0]
 }
 
-// valueOf is a number as word makes it, 0 of anything else.
-func valueOf(data string) value {
-	if len(data) != 4 {
-		return 0
-	}
-	return value(binary.NativeEndian.Uint32([]byte(data)))
-}
+// named is a name as the kernel writes it.
+func named(s string) string { return strings.TrimRight(s, "\x00") }
 
-func appendListed(out []listed, m netlink.Message) ([]listed, error) {
+// texts returns two attributes of what the kernel lists.
+func texts(m netlink.Message, first, second uint16) (out [2]string, err error) {
 	ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
 	if err != nil {
-		return nil, err
+		return out, fmt.Errorf("netlink: %w", err)
 	}
 	for ad.Next() {
-		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-			continue
+		switch ad.Type() {
+		case first:
+			out[0] = string(ad.Bytes())
+		case second:
+			out[1] = string(ad.Bytes())
 		}
-		ad.Nested(func(list *netlink.AttributeDecoder) error {
-			for list.Next() {
-				var e listed
-				list.Nested(e.decode)
-				out = append(out, e)
-			}
-			return list.Err()
-		})
 	}
 	return out, ad.Err()
 }
 
-func (e *listed) decode(ad *netlink.AttributeDecoder) error {
-	value := func(to *string) {
-		ad.Nested(func(v *netlink.AttributeDecoder) error {
-			for v.Next() {
-				if v.Type() == unix.NFTA_DATA_VALUE {
-					*to = string(v.Bytes())
-				}
-			}
-			return v.Err()
-		})
+// errOvertaken means that what was asked for changed each time it was read.
+var errOvertaken = errors.New("it changes faster than it can be read")
+
+// question asks for something of the family of a table.
+func question(t *nftables.Table, kind int, flags netlink.HeaderFlags, a attrs) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | flags},
+		Data:   append([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, a...),
 	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_SET_ELEM_KEY:
-			value(&e.key)
-		case unix.NFTA_SET_ELEM_DATA:
-			value(&e.data)
-		case unix.NFTA_SET_ELEM_EXPIRATION:
-			e.expires = time.Duration(ad.Uint64()) * time.Millisecond
-		}
-	}
-	return ad.Err()
 }
 
-// ask sends a request and returns the answers. A dump that was overtaken by a
+// ask sends a question and returns the answers. A dump that was overtaken by a
 // change is asked for again.
-func (k *Kernel) ask(f *family, request uint16, flags netlink.HeaderFlags, attrs ...netlink.Attribute) ([]netlink.Message, error) {
-	data, err := netlink.MarshalAttributes(attrs)
-	if err != nil {
-		return nil, err
-	}
-	m := netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | request), Flags: netlink.Request | flags},
-		Data:   append([]byte{byte(f.table.Family), unix.NFNETLINK_V0, 0, 0}, data...),
-	}
+func ask(c *netlink.Conn, question netlink.Message) ([]netlink.Message, error) {
 	for tries := 0; ; tries++ {
-		replies, err := k.query.Execute(m)
+		replies, err := c.Execute(question)
 		interrupted := errors.Is(err, unix.EINTR)
 		for _, r := range replies {
 			interrupted = interrupted || r.Header.Flags&netlink.DumpInterrupted != 0
@@ -189,11 +157,12 @@ func (k *Kernel) ask(f *family, request uint16, flags netlink.HeaderFlags, attrs
 		if interrupted && tries < 10 {
 			continue
 		}
+		if interrupted && err == nil {
+			err = errOvertaken
+		}
 		if err != nil {
 			return nil, fmt.Errorf("nftables: %w", err)
 		}
 		return replies, nil
 	}
 }
-
-func cString(s string) []byte { return append([]byte(s), 0) }

@@ -39,6 +39,10 @@ func TestDisturbed(t *testing.T) {
 		"a fixed rule":   "flush chain ip portico-node decide",
 		"a whole map":    "delete map ip portico-node sticky-names",
 		"an action":      "flush map ip portico-node actions",
+		"sleep":          "add table ip portico-node { flags dormant; }",
+		"a policy":       "add chain ip portico-node prerouting { policy drop; }",
+		"another's hook": "add chain ip portico-node theirs { type filter hook forward priority 0; policy drop; }",
+		"another's name": "add chain ip portico-node theirs",
 	} {
 		// Changes of another's table are not worth a notice; whatever came
 		// before it has been taken.

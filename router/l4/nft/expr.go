@@ -169,9 +169,10 @@ func (f *family) forgetPriority() rule {
 	return rule{&expr.Immediate{Register: after, Data: word(0)}, &expr.Meta{Key: expr.MetaKeyPRIORITY, SourceRegister: true, Register: after}}
 }
 
-// keepOperand leaves only the operand of a value in the packet's priority.
-func keepOperand() rule {
-	return seq(load(priority), rule{&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: word(operandMask), Xor: word(operandTag)}}, setPriority())
+// keepOperand leaves only the operand of a value in the packet's priority, with a
+// tag of other bits.
+func keepOperand(tag value) rule {
+	return seq(load(priority), rule{&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: word(operandMask), Xor: word(tag)}}, setPriority())
 }
 
 // changeMark sets or clears a bit of the packet's mark.

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -64,7 +63,7 @@ func Open(o Options) (*Kernel, error) {
 		k.families = append(k.families, newFamily(o, true))
 	}
 	if err := k.connect(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, watcher.close())
 	}
 	return k, nil
 }
@@ -85,6 +84,22 @@ func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
 
 // replace is Replace; afresh has it make the tables anew whatever they are.
 func (k *Kernel) replace(ctx context.Context, p *l4.Plan, afresh bool) error {
+	if err := k.watcher.pause(); err != nil {
+		return err
+	}
+	err := k.fill(ctx, p, afresh)
+	then := k.generation()
+	if deaf := k.watcher.resume(); deaf != nil {
+		return errors.Join(err, deaf)
+	}
+	if k.generation() != then {
+		k.watcher.disturb() // somebody changed something while nobody listened
+	}
+	return err
+}
+
+// fill programs a whole plan.
+func (k *Kernel) fill(ctx context.Context, p *l4.Plan, afresh bool) error {
 	round := rand.Uint64()
 	err := k.transact(ctx, func(b *batch, t *transaction) error {
 		for _, f := range k.families {
@@ -92,7 +107,7 @@ func (k *Kernel) replace(ctx context.Context, p *l4.Plan, afresh bool) error {
 			if err != nil {
 				return err
 			}
-			intact := !afresh && stamped(have, f.layout, f.fixed())
+			intact := !afresh && f.intact(have)
 			if intact && !f.read {
 				if err := k.readNames(f); err != nil {
 					return err
@@ -166,6 +181,7 @@ func (k *Kernel) transact(ctx context.Context, fill func(*batch, *transaction) e
 // refill empties and fills a table, which is made if it is not intact.
 func (f *family) refill(p *l4.Plan, intact bool, b *batch, t *transaction) error {
 	if intact {
+		f.restore(t)
 		for _, s := range f.sets.filled() {
 			t.flushSet(s)
 		}
@@ -217,40 +233,6 @@ func (f *family) change(c *l4.Change, b *batch, t *transaction) error {
 	return nil
 }
 
-// Affinity lists the clients of a port that keep their endpoint, as the kernel
-// remembers them. Those whose endpoint is gone are left out.
-func (k *Kernel) Affinity(_ context.Context, key l4.PortKey) ([]l4.Sticky, error) {
-	if !k.whole {
-		return nil, ErrNeedsReplace
-	}
-	var out []l4.Sticky
-	for _, f := range k.families {
-		pools := f.affinities(key)
-		if len(pools) == 0 {
-			continue
-		}
-		elements, err := k.elements(f, f.sets.stickyClients)
-		if err != nil {
-			return nil, err
-		}
-		seats := map[value]netip.AddrPort{}
-		for _, s := range pools {
-			for a, n := range s.seats {
-				seats[s.value(n)] = a
-			}
-		}
-		for _, e := range elements {
-			if c, ok := f.decode(e, seats); ok {
-				out = append(out, c)
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b l4.Sticky) int {
-		return cmp.Or(a.Client.Compare(b.Client), a.Endpoint.Compare(b.Endpoint))
-	})
-	return out, nil
-}
-
 // Delete removes the tables. Connections that go through them break: the
 // kernel forgets the translations of a table with its chains.
 func (k *Kernel) Delete(ctx context.Context) error {
@@ -285,7 +267,7 @@ func Probe(ctx context.Context, o Options) error {
 // Present reports whether our tables are there.
 func (k *Kernel) Present() (bool, error) {
 	for _, f := range k.families {
-		_, err := k.ask(f, unix.NFT_MSG_GETTABLE, 0, netlink.Attribute{Type: unix.NFTA_TABLE_NAME, Data: cString(f.table.Name)})
+		_, err := ask(k.query, question(f.table, unix.NFT_MSG_GETTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, f.table.Name)))
 		if err == nil || !errors.Is(err, unix.ENOENT) {
 			return err == nil, err
 		}

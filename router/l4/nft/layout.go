@@ -199,7 +199,7 @@ func (f *family) services(g *l4.Globals) []rule {
 func (f *family) special(g *l4.Globals) []rule {
 	next := func(s *nftables.Set) rule { return seq(lookup(s, priority), setPriority(), goTo(chFinal)) }
 	rules := []rule{
-		keepOperand(),
+		keepOperand(operandTag),
 		seq(anyBits(priority, rangedBit), notIn(f.sets.ranges, priority, f.saddr()), drop()),
 	}
 	rules = append(rules, f.fromPods(g, next(f.sets.pod))...)
@@ -232,7 +232,7 @@ func (f *family) fromPods(g *l4.Globals, then rule) []rule {
 // choose takes an endpoint of a pool of the i-th size.
 func (f *family) choose(i int) chain {
 	ask := func(n uint32) rule { return seq(lookup(f.sets.endpoints, priority, random(n)), f.dnat()) }
-	return chain{name: sizeChain(i), rules: append([]rule{keepOperand()}, askSome(i, ask)...)}
+	return chain{name: sizeChain(i), rules: append([]rule{keepOperand(operandTag)}, askSome(i, ask)...)}
 }
 
 // askSome asks for a random endpoint of a pool of the i-th size until there is

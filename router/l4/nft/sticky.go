@@ -43,8 +43,12 @@ const (
 	// endpoint; their numbers begin with 1. In others they do not.
 	maxSticky = 1<<16 - 1
 	// maxClients is how many clients all of these pools together remember.
-	// Others are served without being remembered.
-	maxClients = 1 << 20
+	// Others are served without being remembered. The kernel has 16 bytes for
+	// each from the beginning.
+	maxClients = 1 << 18
+	// forgetEvery is how often the kernel goes through all clients to free those
+	// whose time is over, which it heeds no longer: each second by default.
+	forgetEvery = 30 * time.Second
 	// stickyPrefix begins the names of the chains of memories, and no others.
 	stickyPrefix = "affinity-"
 	// dynsetDelete is NFT_DYNSET_OP_DELETE, which x/sys does not have.
@@ -203,7 +207,9 @@ func (f *family) sit(s *sticky, a netip.AddrPort, b *batch) {
 	for s.taken[seat] {
 		seat = (seat + 1) & uint32(seatMask)
 	}
-	if seat != home {
+	// Of two endpoints by one name, which somebody looked for, the second may sit
+	// elsewhere after a restart.
+	if _, alive := f.names[name]; seat != home && !alive {
 		f.name(name, s.value(seat), b)
 	}
 	s.seats[a], s.taken[seat] = seat, true
@@ -212,9 +218,9 @@ func (f *family) sit(s *sticky, a netip.AddrPort, b *batch) {
 
 // rise has an endpoint leave its seat, which it returns.
 func (f *family) rise(s *sticky, a netip.AddrPort, b *batch) uint32 {
-	name, home := s.home(a)
+	name, _ := s.home(a)
 	seat := s.seats[a]
-	if seat != home {
+	if f.names[name] == s.value(seat) {
 		f.unname(name, b)
 	}
 	b.remove(f.seated(s, seat, a))
@@ -301,7 +307,10 @@ func (f *family) remember(m *memory) []rule {
 	}
 	seated := seq(lookup(f.sets.stickySeats, priority), f.forgetPriority(), f.dnat())
 	return []rule{
-		seq(lookup(f.sets.stickyPools, maskedField(priority, operandMask)), setPriority()),
+		// If the pool went a moment ago, what is left here is a seat of pool 0,
+		// which there is not: with the action's bits it could be one of another.
+		keepOperand(0),
+		seq(lookup(f.sets.stickyPools, priority), setPriority()),
 		seq(lookup(f.sets.stickyClients, f.saddr(), pool), setPriority(), client(unix.NFT_DYNSET_OP_UPDATE, m.timeout), seated),
 		client(dynsetDelete, 0), // its endpoint is gone
 		seq(lookup(f.sets.stickyPools, pool), setPriority()),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables/userdata"
 	"github.com/portico-ingress/portico/router/l4"
@@ -28,6 +29,18 @@ func (f *family) create(t *transaction) {
 	f.writeChains(t, f.layout, fixed)
 }
 
+// restore gives the table and its base chains the properties that somebody may
+// have changed without a trace in the rules: a table that was made dormant, a
+// policy.
+func (f *family) restore(t *transaction) {
+	t.addTable(f.table)
+	for _, ch := range f.fixed() {
+		if ch.hook != nil {
+			t.addChain(f.table, ch)
+		}
+	}
+}
+
 // writeChains gives chains their rules, in place of what they had.
 func (f *family) writeChains(t *transaction, seed uint64, chains []chain) {
 	for _, ch := range chains {
@@ -46,6 +59,22 @@ func stamp(seed uint64, chain string, rule int) string {
 	h := fnv.New64a()
 	fmt.Fprintln(h, seed, chain, rule)
 	return string(userdata.Append(nil, kind, h.Sum(nil)))
+}
+
+// intact reports whether a table has our chains and no others, and those that
+// do not depend on the plan have their rules. What else others may have changed, a
+// refill writes anew.
+func (f *family) intact(have map[string][]string) bool {
+	known := map[string]bool{}
+	for _, ch := range append(f.fixed(), f.variable(&l4.Globals{})...) {
+		known[ch.name] = true
+	}
+	for name := range have {
+		if !known[name] && !strings.HasPrefix(name, stickyPrefix) {
+			return false
+		}
+	}
+	return stamped(have, f.layout, f.fixed())
 }
 
 // stamped reports whether chains have the rules that writeChains gives them.
@@ -80,7 +109,7 @@ func (f *family) deleteChains(t *transaction, names ...string) {
 
 // readNames reads what an earlier process wrote down.
 func (k *Kernel) readNames(f *family) error {
-	elements, err := k.elements(f, f.sets.stickyNames)
+	elements, err := list(k.query, elementsOf(f.sets.stickyNames))
 	if err != nil {
 		return err
 	}

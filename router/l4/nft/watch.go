@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -21,6 +22,10 @@ type watcher struct {
 	table     string
 	conn      *netlink.Conn
 	disturbed chan struct{}
+
+	mu       sync.Mutex // protects the following
+	watching bool       // Watch was called
+	paused   bool
 }
 
 const (
@@ -73,8 +78,8 @@ func (k *Kernel) Disturbed() <-chan struct{} { return k.watcher.disturbed }
 // run beside everything else but Close.
 func (k *Kernel) Watch(ctx context.Context) error {
 	w := k.watcher
-	if err := w.conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		return fmt.Errorf("netlink: %w", err)
+	if err := w.set(&w.watching, true); err != nil {
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -109,6 +114,31 @@ func (k *Kernel) Watch(ctx context.Context) error {
 			ours = false
 		}
 	}
+}
+
+// pause stops the listening, and resume goes on with it. While anybody listens, the
+// kernel makes a message of 4 kB for each element of a transaction and keeps them
+// all until its end: 2 GB for half a million of endpoints, although those who listen
+// want none of them.
+func (w *watcher) pause() error  { return w.set(&w.paused, true) }
+func (w *watcher) resume() error { return w.set(&w.paused, false) }
+
+// set changes one of the conditions of listening, and listens if all are met.
+func (w *watcher) set(condition *bool, to bool) (err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.watching && !w.paused
+	*condition = to
+	switch after := w.watching && !w.paused; {
+	case after && !before:
+		err = w.conn.JoinGroup(unix.NFNLGRP_NFTABLES)
+	case before && !after:
+		err = w.conn.LeaveGroup(unix.NFNLGRP_NFTABLES)
+	}
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	return nil
 }
 
 // discard takes what is left of transactions that were told in part, among them

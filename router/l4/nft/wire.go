@@ -108,14 +108,13 @@ const (
 
 // add appends a message about something in a table.
 func (t *transaction) add(table *nftables.Table, kind int, flags netlink.HeaderFlags, a attrs) {
-	t.messages = append(t.messages, netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | flags},
-		Data:   append([]byte{byte(table.Family), unix.NFNETLINK_V0, 0, 0}, a...),
-	})
+	t.messages = append(t.messages, question(table, kind, flags, a))
 }
 
+// addTable makes a table, or takes the flags of one that is there: it is not
+// dormant afterwards.
 func (t *transaction) addTable(table *nftables.Table) {
-	t.add(table, unix.NFT_MSG_NEWTABLE, netlink.Create, attrs{}.text(unix.NFTA_TABLE_NAME, table.Name))
+	t.add(table, unix.NFT_MSG_NEWTABLE, netlink.Create, attrs{}.text(unix.NFTA_TABLE_NAME, table.Name).number(unix.NFTA_TABLE_FLAGS, 0))
 }
 
 func (t *transaction) deleteTable(table *nftables.Table) {
@@ -180,6 +179,9 @@ func setAttrs(s *nftables.Set) attrs {
 	}
 	if s.Size > 0 || s.Concatenation {
 		a = appendDescription(a, s)
+	}
+	if s.HasTimeout {
+		a = a.number(unix.NFTA_SET_GC_INTERVAL, uint32(forgetEvery.Milliseconds()))
 	}
 	if s.Interval { // or nft(8) takes the bytes of addresses the other way round
 		a = a.data(unix.NFTA_SET_USERDATA, string(userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, 2)))

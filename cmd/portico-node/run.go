@@ -86,7 +86,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) error {
 	if o.Client, err = kubernetes.NewForConfig(config); err != nil {
 		return program.UsageError(err)
 	}
-	if err := f.chooseFamilies(ctx, &k, log); err != nil {
+	if err := f.chooseFamilies(ctx, f.conntrack.host().IPv6(), &k, log); err != nil {
 		return err
 	}
 	kernel, err := nft.Open(k)
@@ -139,11 +139,14 @@ func announce(ctx context.Context, c *node.Controller, log logr.Logger) {
 	}
 }
 
-// chooseFamilies leaves out the families that were not asked for, or that the
-// kernel does not have.
-func (f *runFlags) chooseFamilies(ctx context.Context, k *nft.Options, log logr.Logger) error {
-	k.NoIPv4 = len(f.families) > 0 && !slices.Contains(f.families, "ipv4")
-	k.NoIPv6 = len(f.families) > 0 && !slices.Contains(f.families, "ipv6")
+// chooseFamilies leaves out the families that were not asked for. If none was, it
+// leaves out IPv6 where the node has none, or the kernel lacks a part of what is
+// needed for it; after any other error the node would lose its IPv6 for as long as
+// this process lives, because of what was perhaps the matter for a moment.
+func (f *runFlags) chooseFamilies(ctx context.Context, hasIPv6 bool, k *nft.Options, log logr.Logger) error {
+	asked := len(f.families) > 0
+	k.NoIPv4 = asked && !slices.Contains(f.families, "ipv4")
+	k.NoIPv6 = asked && !slices.Contains(f.families, "ipv6") || !asked && !hasIPv6
 	for _, family := range []struct {
 		name string
 		off  *bool
@@ -156,7 +159,7 @@ func (f *runFlags) chooseFamilies(ctx context.Context, k *nft.Options, log logr.
 		if err == nil {
 			continue
 		}
-		if len(f.families) > 0 || family.name == "ipv4" {
+		if asked || family.name == "ipv4" || !nft.Lacks(err) {
 			return fmt.Errorf("the kernel does not take what is to be programmed for %s: %w; portico-node check says what it lacks", family.name, err)
 		}
 		log.Info("the kernel does not take what is to be programmed: the family is left out", "family", family.name, "why", err.Error())

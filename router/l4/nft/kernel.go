@@ -264,6 +264,17 @@ func Probe(ctx context.Context, o Options) error {
 	return errors.Join(err, k.Close())
 }
 
+// Lacks reports whether an error of Probe means that the kernel does not have what
+// is needed.
+func Lacks(err error) bool {
+	for _, e := range []error{unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.ENOENT} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // Present reports whether our tables are there.
 func (k *Kernel) Present() (bool, error) {
 	for _, f := range k.families {

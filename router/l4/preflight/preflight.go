@@ -93,6 +93,6 @@ func (h Host) sysctl(path string) (string, error) {
 
 // IPv6 reports whether the node has IPv6 at all.
 func (h Host) IPv6() bool {
-	_, err := os.Stat(filepath.Join(h.Sysctls, "net/ipv6"))
+	_, err := os.Stat(filepath.Join(h.Proc, "sys/net/ipv6"))
 	return err == nil
 }

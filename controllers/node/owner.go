@@ -19,7 +19,7 @@ const refreshAfter = 30 * time.Second
 // gap is the least time between two commits. The first change after quiet is
 // committed at once; those that follow within the gap wait for its end, and are
 // committed together.
-const gap = time.Millisecond
+const gap = 500 * time.Microsecond
 
 // owner is the goroutine that owns the picture, the plan and the kernel.
 type owner struct {

@@ -10,30 +10,28 @@ import (
 // before additions: a key may go from one owner to another. What elements lead
 // to is made before, and what they led to is unmade at the end.
 type batch struct {
-	before, after  []func(*transaction)
-	removed, added map[*nftables.Set][]element
-	order          []*nftables.Set // in which sets were first named
+	before, after []func(*transaction)
+	changes       map[*nftables.Set]*changes
+	order         []*changes // as sets were first named
 }
 
-func newBatch() *batch {
-	return &batch{removed: map[*nftables.Set][]element{}, added: map[*nftables.Set][]element{}}
-}
+// changes are what becomes of one set.
+type changes struct{ removed, added elements }
 
-func (b *batch) name(s *nftables.Set) {
-	if b.removed[s] == nil && b.added[s] == nil {
-		b.order = append(b.order, s)
+func newBatch() *batch { return &batch{changes: map[*nftables.Set]*changes{}} }
+
+func (b *batch) of(s *nftables.Set) *changes {
+	c := b.changes[s]
+	if c == nil {
+		c = &changes{removed: removals(s), added: additions(s)}
+		b.changes[s] = c
+		b.order = append(b.order, c)
 	}
+	return c
 }
 
-func (b *batch) add(e element) {
-	b.name(e.set)
-	b.added[e.set] = append(b.added[e.set], e)
-}
-
-func (b *batch) remove(e element) {
-	b.name(e.set)
-	b.removed[e.set] = append(b.removed[e.set], e)
-}
+func (b *batch) add(e element)    { b.of(e.set).added.append(e) }
+func (b *batch) remove(e element) { b.of(e.set).removed.append(e) }
 
 // replace removes the old elements that are not among the fresh ones, and adds
 // those of the fresh ones that are new.
@@ -60,11 +58,11 @@ func (b *batch) write(t *transaction) {
 	for _, do := range b.before {
 		do(t)
 	}
-	for _, s := range b.order {
-		t.deleteElements(s, b.removed[s])
+	for _, c := range b.order {
+		t.put(c.removed)
 	}
-	for _, s := range b.order {
-		t.addElements(s, b.added[s])
+	for _, c := range b.order {
+		t.put(c.added)
 	}
 	for _, do := range b.after {
 		do(t)

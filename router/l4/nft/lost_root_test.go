@@ -65,7 +65,7 @@ func TestLostAnswer(t *testing.T) {
 }
 
 // TestRefused: the error of a message in the middle is that of the transaction,
-// of which nothing is carried out.
+// of which nothing is carried out; so it is if there are thousands of errors.
 func TestRefused(t *testing.T) {
 	ns := netns.New(t)
 	ns.Do(func() {
@@ -78,7 +78,9 @@ func TestRefused(t *testing.T) {
 		err = k.transact(context.Background(), func(_ *batch, t *transaction) error {
 			f := k.families[0]
 			t.addTable(f.table)
-			t.deleteChain(f.table, "that-is-not-there")
+			for range 3000 {
+				t.deleteChain(f.table, "that-is-not-there")
+			}
 			t.addChain(f.table, chain{name: "another"})
 			return nil
 		})

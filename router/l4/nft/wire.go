@@ -33,11 +33,9 @@ func (t *transaction) send(c *netlink.Conn) error {
 	if t.err != nil || len(t.messages) == 0 {
 		return t.err
 	}
-	last := len(t.messages) // in the batch, whose beginning comes before
+	last := uint32(len(t.messages)) // in the batch, whose beginning is number 0
 	t.messages[last-1].Header.Flags |= netlink.Acknowledge
-	batch := append([]netlink.Message{batchMark(unix.NFNL_MSG_BATCH_BEGIN)}, t.messages...)
-	sent, err := c.SendMessages(append(batch, batchMark(unix.NFNL_MSG_BATCH_END)))
-	if err != nil {
+	if err := write(c, t.encode(c.PID())); err != nil {
 		return err
 	}
 	for {
@@ -49,11 +47,49 @@ func (t *transaction) send(c *netlink.Conn) error {
 			return err
 		}
 		for _, a := range answers {
-			if a.Header.Type == netlink.Error && a.Header.Sequence == sent[last].Header.Sequence {
+			if a.Header.Type == netlink.Error && a.Header.Sequence == last {
 				return nil // an error would have come before
 			}
 		}
 	}
+}
+
+// encode returns the batch as it is sent. Nothing that it says before the last
+// message is answered, unless it is refused, so each batch may count from 0.
+func (t *transaction) encode(port uint32) []byte {
+	all := append([]netlink.Message{batchMark(unix.NFNL_MSG_BATCH_BEGIN)}, t.messages...)
+	all = append(all, batchMark(unix.NFNL_MSG_BATCH_END))
+	size := 0
+	for _, m := range all {
+		size += headerSize + len(m.Data)
+	}
+	b := make([]byte, 0, size)
+	for i, m := range all {
+		b = binary.NativeEndian.AppendUint32(b, uint32(headerSize+len(m.Data)))
+		b = binary.NativeEndian.AppendUint16(b, uint16(m.Header.Type))
+		b = binary.NativeEndian.AppendUint16(b, uint16(m.Header.Flags))
+		b = binary.NativeEndian.AppendUint32(b, uint32(i))
+		b = binary.NativeEndian.AppendUint32(b, port)
+		b = append(b, m.Data...) // of a multiple of four bytes
+	}
+	return b
+}
+
+const headerSize = unix.NLMSG_HDRLEN
+
+// write sends what the connection's own method would copy several times, which for
+// a large batch takes longer than its encoding.
+func write(c *netlink.Conn, batch []byte) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Write(func(fd uintptr) (done bool) {
+		failed = unix.Sendto(int(fd), batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		return failed != unix.EAGAIN
+	})
+	return errors.Join(err, failed)
 }
 
 func batchMark(kind netlink.HeaderType) netlink.Message {
@@ -213,27 +249,68 @@ func (t *transaction) flushSet(s *nftables.Set) {
 		attrs{}.text(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name).text(unix.NFTA_SET_ELEM_LIST_SET, s.Name))
 }
 
+// elements are messages about elements of a set. They are encoded as they are
+// appended: half a million of endpoints is no unusual number.
+type elements struct {
+	set      *nftables.Set
+	kind     int
+	flags    netlink.HeaderFlags
+	messages []netlink.Message // finished
+	current  attrs             // the one that is being filled; empty: none is
+	list, n  int               // where its list begins, and how many are in it
+}
+
+func additions(s *nftables.Set) elements {
+	return elements{set: s, kind: unix.NFT_MSG_NEWSETELEM, flags: netlink.Create}
+}
+
+func removals(s *nftables.Set) elements {
+	return elements{set: s, kind: unix.NFT_MSG_DELSETELEM}
+}
+
 // chunk is how many elements a message holds: the list of them must stay
 // below 64 kB, and none of ours is larger than 120 bytes.
 const chunk = 400
 
-func (t *transaction) addElements(s *nftables.Set, all []element) {
-	t.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, s, all)
-}
-
-func (t *transaction) deleteElements(s *nftables.Set, all []element) {
-	t.elements(unix.NFT_MSG_DELSETELEM, 0, s, all)
-}
-
-func (t *transaction) elements(kind int, flags netlink.HeaderFlags, s *nftables.Set, all []element) {
-	for len(all) > 0 {
-		n := min(chunk, len(all))
-		a := make(attrs, 0, 64+120*n).text(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name).text(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
-		a, list := a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-		for _, e := range all[:n] {
-			a = e.appendTo(a)
-		}
-		t.add(s.Table, kind, flags, a.close(list))
-		all = all[n:]
+func (l *elements) append(e element) {
+	if l.n == chunk {
+		l.finish()
 	}
+	if l.n == 0 {
+		a := make(attrs, 0, l.room()).text(unix.NFTA_SET_ELEM_LIST_TABLE, l.set.Table.Name).text(unix.NFTA_SET_ELEM_LIST_SET, l.set.Name)
+		l.current, l.list = a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	}
+	l.current = e.appendTo(l.current)
+	l.n++
+}
+
+// room is enough for a message: after a full one, for another such.
+func (l *elements) room() int {
+	if k := len(l.messages); k > 0 {
+		return len(l.messages[k-1].Data) + len(l.messages[k-1].Data)/8
+	}
+	return 256
+}
+
+// finish ends the message that is being filled.
+func (l *elements) finish() {
+	if l.n > 0 {
+		l.messages = append(l.messages, question(l.set.Table, l.kind, l.flags, l.current.close(l.list)))
+		l.current, l.n = nil, 0
+	}
+}
+
+// put appends messages about elements.
+func (t *transaction) put(l elements) {
+	l.finish()
+	t.messages = append(t.messages, l.messages...)
+}
+
+// addElements appends elements that do not go through a batch.
+func (t *transaction) addElements(s *nftables.Set, all []element) {
+	l := additions(s)
+	for _, e := range all {
+		l.append(e)
+	}
+	t.put(l)
 }

@@ -1,7 +1,7 @@
 // Package node follows Services, EndpointSlices, ServiceCIDRs and the node's
 // own Node at an apiserver, and has the kernel forward accordingly: what
 // kube-proxy does. One goroutine owns the plan and the kernel; what arrives
-// when it is idle is committed at once, and what follows is gathered for a
+// when it is idle is committed at once, and what follows is gathered for half a
 // millisecond and committed next.
 package node
 

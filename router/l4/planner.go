@@ -16,6 +16,7 @@ type Planner struct {
 	claims   claims
 	ips      *counted[netip.Addr]
 	loops    *counted[Loop]
+	rounds   uint64 // that there were
 }
 
 // service is a Service with the ports that were made of it.
@@ -66,21 +67,29 @@ func (p *Planner) Service(n Name) *Service {
 // A front may go from one Forwarding to another within a Change: removals come
 // before additions.
 func (p *Planner) Take() *Change {
-	r := &round{Planner: p, change: &Change{}, marked: map[*port]bool{}}
+	c := p.take()
+	slices.SortFunc(c.Set, func(a, b Update) int { return a.Key.Compare(b.Key) })
+	slices.SortFunc(c.Delete, PortKey.Compare)
+	slices.SortStableFunc(c.Stale, func(a, b Stale) int { return a.Key.Compare(b.Key) })
+	return c
+}
+
+// take is Take, and leaves the order to who needs it.
+func (p *Planner) take() *Change {
+	p.rounds++
+	r := &round{Planner: p, number: p.rounds, change: &Change{}}
 	for _, n := range p.pendingNames() {
 		r.service(n, p.pending[n])
 	}
 	p.pending = map[Name]*Service{} // to clear one that was large costs what it was
 	r.claimAll()
+	r.change.Set = make([]Update, 0, len(r.dirty))
 	for _, q := range r.dirty {
 		if !q.removed {
 			r.update(q)
 		}
 	}
 	c := r.change
-	slices.SortFunc(c.Set, func(a, b Update) int { return a.Key.Compare(b.Key) })
-	slices.SortFunc(c.Delete, PortKey.Compare)
-	slices.SortStableFunc(c.Stale, func(a, b Stale) int { return a.Key.Compare(b.Key) })
 	c.ClusterIPs = p.ips.take(netip.Addr.Compare)
 	c.Loops = p.loops.take(Loop.compare)
 	c.Globals = p.takeGlobals()
@@ -91,7 +100,7 @@ func (p *Planner) Take() *Change {
 // Plan returns everything. It counts as a Take: the next Change is relative
 // to it.
 func (p *Planner) Plan() *Plan {
-	p.Take()
+	p.take()
 	return p.Snapshot()()
 }
 
@@ -145,9 +154,9 @@ func (p *Planner) takeGlobals() *Globals {
 // round is one Take.
 type round struct {
 	*Planner
+	number uint64
 	change *Change
 	dirty  []*port // that may have changed, each once
-	marked map[*port]bool
 	claim  []*port // whose fronts are to be claimed
 }
 
@@ -207,8 +216,8 @@ func (r *round) port(before []*port, s *Service, def *Port, ipv6 bool) *port {
 }
 
 func (r *round) mark(q *port) {
-	if !r.marked[q] {
-		r.marked[q] = true
+	if q.marked != r.number {
+		q.marked = r.number
 		r.dirty = append(r.dirty, q)
 	}
 }

@@ -19,6 +19,7 @@ type port struct {
 	// forwarding is what was handed out; nil before the first time.
 	forwarding *Forwarding
 	removed    bool
+	marked     uint64 // number of the last round in which it may have changed
 }
 
 // settle takes over the present state of the port. afresh says that the node

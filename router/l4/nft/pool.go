@@ -50,11 +50,19 @@ func (p *pool) put(i int, a netip.AddrPort) {
 	}
 	if p.index != nil {
 		p.index[a] = i
-	} else if len(p.slots) > indexed {
-		p.index = make(map[netip.AddrPort]int, len(p.slots))
-		for i, a := range p.slots {
-			p.index[a] = i
-		}
+	} else {
+		p.number()
+	}
+}
+
+// number makes the index if there are enough to be worth it.
+func (p *pool) number() {
+	if len(p.slots) <= indexed {
+		return
+	}
+	p.index = make(map[netip.AddrPort]int, len(p.slots))
+	for i, a := range p.slots {
+		p.index[a] = i
 	}
 }
 
@@ -62,10 +70,15 @@ func (p *pool) put(i int, a netip.AddrPort) {
 var errDelta = errors.New("the change does not fit what is programmed")
 
 // update carries out a delta so that as few numbers as possible change, and
-// returns those that did with what they were.
+// returns those that did with what they were; nil if all are new.
 func (p *pool) update(d l4.Delta[netip.AddrPort]) (before map[int]netip.AddrPort, err error) {
 	if len(p.slots)+len(d.Added)-len(d.Removed) > maxPool {
 		return nil, fmt.Errorf("a pool of %d endpoints: at most %d are supported", len(p.slots)+len(d.Added)-len(d.Removed), maxPool)
+	}
+	if len(p.slots) == 0 && len(d.Removed) == 0 {
+		p.slots = slices.Clone(d.Added)
+		p.number()
+		return nil, nil
 	}
 	before = make(map[int]netip.AddrPort, len(d.Added)+2*len(d.Removed))
 	set := func(i int, a netip.AddrPort) {

@@ -189,6 +189,11 @@ func (f *family) changeSlots(p *pool, d l4.Delta[netip.AddrPort], b *batch) erro
 			return f.index(s, i, s.seats[a])
 		}
 	}
+	if before == nil {
+		for i, a := range p.slots {
+			b.add(render(i, a))
+		}
+	}
 	for i, old := range before {
 		var now netip.AddrPort
 		if i < len(p.slots) {

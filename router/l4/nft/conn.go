@@ -69,11 +69,12 @@ func (k *Kernel) disconnect() error {
 }
 
 // stamps returns the chains of a table with the stamps of their rules, in their
-// order. A table that is not there has none.
+// order. A table that is not there has none. Where others change nftables all the
+// time, chains without rules may be missing: the kernel lists those of all tables.
 func (k *Kernel) stamps(f *family) (map[string][]string, error) {
 	out := map[string][]string{}
 	chains, err := ask(k.query, question(f.table, unix.NFT_MSG_GETCHAIN, netlink.Dump, nil))
-	if err != nil {
+	if err != nil && !errors.Is(err, errOvertaken) {
 		return nil, err
 	}
 	for _, m := range chains {
@@ -134,8 +135,8 @@ func texts(m netlink.Message, first, second uint16) (out [2]string, err error) {
 	return out, ad.Err()
 }
 
-// errOvertaken means that what was asked for changed each time it was read.
-var errOvertaken = errors.New("it changes faster than it can be read")
+// errOvertaken means that somebody changed something each time.
+var errOvertaken = errors.New("nftables: changed each time that it was read")
 
 // question asks for something of the family of a table.
 func question(t *nftables.Table, kind int, flags netlink.HeaderFlags, a attrs) netlink.Message {
@@ -157,8 +158,8 @@ func ask(c *netlink.Conn, question netlink.Message) ([]netlink.Message, error) {
 		if interrupted && tries < 10 {
 			continue
 		}
-		if interrupted && err == nil {
-			err = errOvertaken
+		if interrupted {
+			return nil, errOvertaken
 		}
 		if err != nil {
 			return nil, fmt.Errorf("nftables: %w", err)

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -68,24 +69,10 @@ func (k *Kernel) disconnect() error {
 	return err
 }
 
-// stamps returns the chains of a table with the stamps of their rules, in their
-// order. A table that is not there has none. Where others change nftables all the
-// time, chains without rules may be missing: the kernel lists those of all tables.
+// stamps returns the stamps of the rules of a table by chain, in their order. A
+// table that is not there has none.
 func (k *Kernel) stamps(f *family) (map[string][]string, error) {
 	out := map[string][]string{}
-	chains, err := ask(k.query, question(f.table, unix.NFT_MSG_GETCHAIN, netlink.Dump, nil))
-	if err != nil && !errors.Is(err, errOvertaken) {
-		return nil, err
-	}
-	for _, m := range chains {
-		text, err := texts(m, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
-		if err != nil {
-			return nil, err
-		}
-		if named(text[0]) == f.table.Name {
-			out[named(text[1])] = nil
-		}
-	}
 	rules, err := ask(k.query, question(f.table, unix.NFT_MSG_GETRULE, netlink.Dump, attrs{}.text(unix.NFTA_RULE_TABLE, f.table.Name)))
 	if err != nil {
 		return nil, err
@@ -95,28 +82,42 @@ func (k *Kernel) stamps(f *family) (map[string][]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		chain := named(text[0])
+		chain := strings.TrimRight(text[0], "\x00")
 		out[chain] = append(out[chain], text[1])
 	}
 	return out, nil
 }
 
-// generation returns the number of the last transaction of anybody, as the kernel
-// writes it; empty after an error, which has everything programmed again in any case.
-func (k *Kernel) generation() string {
-	if k.query == nil {
-		return ""
-	}
-	replies, err := ask(k.query, question(&nftables.Table{}, unix.NFT_MSG_GETGEN, 0, nil))
-	if err != nil || len(replies) == 0 {
-		return ""
-	}
-	text, _ := texts(replies[0], unix.NFTA_GEN_ID, unix.NFTA_GEN_UNSPEC)
-	return text[0]
+// generation returns the number of the last transaction of anybody.
+func (k *Kernel) generation() (uint32, error) {
+	n, err := k.number(question(&nftables.Table{}, unix.NFT_MSG_GETGEN, 0, nil), unix.NFTA_GEN_ID)
+	return n, err
 }
 
-// named is a name as the kernel writes it.
-func named(s string) string { return strings.TrimRight(s, "\x00") }
+// parts returns how many chains and sets a table has; 0: there is no table. To list
+// the chains would be to list those of everybody's tables.
+func (k *Kernel) parts(f *family) (int, error) {
+	n, err := k.number(question(f.table, unix.NFT_MSG_GETTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, f.table.Name)), unix.NFTA_TABLE_USE)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil
+	}
+	return int(n), err
+}
+
+// number asks for a number.
+func (k *Kernel) number(question netlink.Message, attribute uint16) (uint32, error) {
+	replies, err := ask(k.query, question)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range replies {
+		text, err := texts(m, attribute, unix.NFTA_CHAIN_UNSPEC)
+		if err == nil && len(text[0]) == 4 {
+			return binary.BigEndian.Uint32([]byte(text[0])), nil
+		}
+	}
+	return 0, errors.New("nftables: an answer without the number that was asked for")
+}
 
 // texts returns two attributes of what the kernel lists.
 func texts(m netlink.Message, first, second uint16) (out [2]string, err error) {

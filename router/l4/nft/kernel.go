@@ -40,6 +40,7 @@ type Kernel struct {
 	query    *netlink.Conn // for questions; nil with conn
 	// whole: the shadow is what the kernel holds.
 	whole   bool
+	globals l4.Globals // as programmed last
 	watcher *watcher
 }
 
@@ -84,18 +85,37 @@ func (k *Kernel) Replace(ctx context.Context, p *l4.Plan) error {
 
 // replace is Replace; afresh has it make the tables anew whatever they are.
 func (k *Kernel) replace(ctx context.Context, p *l4.Plan, afresh bool) error {
-	if err := k.watcher.pause(); err != nil {
+	return k.unheard(true, func() error { return k.fill(ctx, p, afresh) })
+}
+
+// unheard runs a large transaction while nobody listens: see pause. What others
+// changed meanwhile is told afterwards, if it may have been ours. If the transaction
+// wrote everything, what came before it does not matter unless it shows in the rules:
+// beside a busy program there would be no end of repairs.
+func (k *Kernel) unheard(everything bool, transaction func() error) error {
+	if err := errors.Join(k.connect(), k.watcher.pause()); err != nil {
 		return err
 	}
-	err := k.fill(ctx, p, afresh)
-	then := k.generation()
-	if deaf := k.watcher.resume(); deaf != nil {
-		return errors.Join(err, deaf)
+	before, err := k.generation()
+	if err == nil {
+		err = transaction()
 	}
-	if k.generation() != then {
-		k.watcher.disturb() // somebody changed something while nobody listened
+	var then, now uint32
+	if err == nil {
+		then, err = k.generation()
 	}
-	return err
+	err = errors.Join(err, k.watcher.resume())
+	if err == nil {
+		now, err = k.generation()
+	}
+	if err != nil {
+		return errors.Join(err, k.disconnect())
+	}
+	alone := now == then && then == before+1
+	if !alone && (now != then || !everything || !k.carriedOut(&k.globals)) {
+		k.watcher.disturb()
+	}
+	return nil
 }
 
 // fill programs a whole plan.
@@ -107,7 +127,11 @@ func (k *Kernel) fill(ctx context.Context, p *l4.Plan, afresh bool) error {
 			if err != nil {
 				return err
 			}
-			intact := !afresh && f.intact(have)
+			intact, err := k.intact(f, have)
+			if err != nil {
+				return err
+			}
+			intact = intact && !afresh
 			if intact && !f.read {
 				if err := k.readNames(f); err != nil {
 					return err
@@ -132,6 +156,7 @@ func (k *Kernel) fill(ctx context.Context, p *l4.Plan, afresh bool) error {
 	for _, f := range k.families {
 		f.replaced()
 	}
+	k.globals = p.Globals
 	return nil
 }
 
@@ -141,14 +166,38 @@ func (k *Kernel) Apply(ctx context.Context, c *l4.Change) error {
 	if !k.whole {
 		return ErrNeedsReplace
 	}
-	return k.transact(ctx, func(b *batch, t *transaction) error {
-		for _, f := range k.families {
-			if err := f.change(c, b, t); err != nil {
-				return err
+	apply := func() error {
+		return k.transact(ctx, func(b *batch, t *transaction) error {
+			for _, f := range k.families {
+				if err := f.change(c, b, t); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+	}
+	if c.Globals != nil {
+		k.globals = *c.Globals
+	}
+	if endpoints(c) < large {
+		return apply()
+	}
+	return k.unheard(false, apply)
+}
+
+// large is how many endpoints make a transaction that nobody should listen to.
+const large = 10_000
+
+// endpoints counts what a change does at most.
+func endpoints(c *l4.Change) int {
+	n := len(c.Delete) // of these it is not known here
+	for _, u := range c.Set {
+		n += len(u.ClusterDelta.Added) + len(u.ClusterDelta.Removed) + len(u.LocalDelta.Added) + len(u.LocalDelta.Removed)
+		if u.Old == nil {
+			n += len(u.Cluster) + len(u.Local)
 		}
-		return nil
-	})
+	}
+	return n
 }
 
 // transact commits what fill makes, or leaves the kernel as it was. What is
@@ -262,17 +311,6 @@ func Probe(ctx context.Context, o Options) error {
 		return nil
 	})
 	return errors.Join(err, k.Close())
-}
-
-// Lacks reports whether an error of Probe means that the kernel does not have what
-// is needed.
-func Lacks(err error) bool {
-	for _, e := range []error{unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.ENOENT} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }
 
 // Present reports whether our tables are there.

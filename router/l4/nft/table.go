@@ -61,20 +61,21 @@ func stamp(seed uint64, chain string, rule int) string {
 	return string(userdata.Append(nil, kind, h.Sum(nil)))
 }
 
-// intact reports whether a table has our chains and no others, and those that
-// do not depend on the plan have their rules. What else others may have changed, a
-// refill writes anew.
-func (f *family) intact(have map[string][]string) bool {
-	known := map[string]bool{}
-	for _, ch := range append(f.fixed(), f.variable(&l4.Globals{})...) {
-		known[ch.name] = true
+// intact reports whether a table has our chains and sets and no others, and the
+// chains that do not depend on the plan have their rules. What else others may have
+// changed, a refill writes anew.
+func (k *Kernel) intact(f *family, have map[string][]string) (bool, error) {
+	if !stamped(have, f.layout, f.fixed()) {
+		return false, nil
 	}
+	want := len(f.fixed()) + len(f.variable(&l4.Globals{})) + len(f.sets.all())
 	for name := range have {
-		if !known[name] && !strings.HasPrefix(name, stickyPrefix) {
-			return false
+		if strings.HasPrefix(name, stickyPrefix) {
+			want++
 		}
 	}
-	return stamped(have, f.layout, f.fixed())
+	parts, err := k.parts(f)
+	return parts == want, err
 }
 
 // stamped reports whether chains have the rules that writeChains gives them.
@@ -145,7 +146,10 @@ func (f *family) version() uint64 {
 func (k *Kernel) carriedOut(g *l4.Globals) bool {
 	for _, f := range k.families {
 		have, err := k.stamps(f)
-		if err != nil || !stamped(have, f.layout, f.fixed()) || !stamped(have, f.round, f.variable(g)) {
+		if err != nil || !stamped(have, f.round, f.variable(g)) {
+			return false
+		}
+		if ours, err := k.intact(f, have); err != nil || !ours {
 			return false
 		}
 	}

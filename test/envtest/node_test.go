@@ -88,7 +88,9 @@ func (k *fakeKernel) Apply(_ context.Context, c *l4.Change) error {
 
 func (k *fakeKernel) Disturbed() <-chan struct{} { return k.disturbed }
 
-func (k *fakeKernel) Affinity(context.Context, l4.PortKey) ([]l4.Sticky, error) { return nil, nil }
+func (k *fakeKernel) Affinity(l4.PortKey) (func(context.Context) ([]l4.Sticky, error), error) {
+	return func(context.Context) ([]l4.Sticky, error) { return nil, nil }, nil
+}
 
 func (k *fakeKernel) set(do func()) {
 	k.mu.Lock()

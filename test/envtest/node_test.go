@@ -135,7 +135,6 @@ func newNodeEnv(t *testing.T) *nodeEnv {
 	var err error
 	n.node, err = node.New(node.Options{
 		Client: n.client, Kernel: n.kernel, Translate: translate.NodeOptions{NodeName: n.name}, Local: node.Local{Mode: node.LocalNodeCIDR},
-		NodePorts: node.NodePorts{Within: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}},
 		Addresses: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil },
 		Metrics:   n.metrics, Log: testr.New(t),
 	})
@@ -323,8 +322,6 @@ func TestNodeHealthCheck(t *testing.T) {
 	svc := n.service("balanced", func(s *corev1.ServiceSpec) {
 		s.Type, s.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
 	})
-	// NodePorts answer at no address of this node: loopback is never one. So
-	// the check listens at all.
 	url := fmt.Sprintf("http://127.0.0.1:%d/", svc.Spec.HealthCheckNodePort)
 	ask := func() (int, string) {
 		r, err := http.Get(url)

@@ -126,7 +126,7 @@ func newNodeEnv(t *testing.T) *nodeEnv {
 	t.Helper()
 	config := envtest.Config()
 	config.QPS = -1
-	n := &nodeEnv{T: t, client: kubernetes.NewForConfigOrDie(config), name: "node-" + strings.ToLower(t.Name()), metrics: node.NewMetrics()}
+	n := &nodeEnv{T: t, client: kubernetes.NewForConfigOrDie(config), name: "node-" + strings.ToLower(t.Name()), metrics: node.NewMetrics(true, true)}
 	n.namespace = "ns-" + n.name
 	n.kernel = &fakeKernel{disturbed: make(chan struct{}, 1)}
 	ctx := t.Context()
@@ -255,7 +255,7 @@ func TestNode(t *testing.T) {
 	}
 	_, text = page(n.metrics.Handler(), "/metrics")
 	for _, want := range []string{
-		"kubeproxy_sync_full_proxy_rules_duration_seconds_count 1\n", "kubeproxy_network_programming_duration_seconds_count ",
+		`kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1` + "\n", `kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} `,
 		"kubeproxy_sync_proxy_rules_endpoint_changes_pending 0\n", `kubeproxy_proxy_livez_total{code="200"} 1`,
 		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 0`,
 	} {
@@ -310,7 +310,7 @@ func TestNodeFailures(t *testing.T) {
 			t.Error("a disturbance replaced nothing")
 		}
 	})
-	if _, text := page(n.metrics.Handler(), "/metrics"); !strings.Contains(text, "kubeproxy_sync_proxy_rules_nftables_sync_failures_total 3\n") {
+	if _, text := page(n.metrics.Handler(), "/metrics"); !strings.Contains(text, `kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 3`+"\n") {
 		t.Error("three failures are not in the metrics")
 	}
 }

@@ -38,6 +38,12 @@ test-root: ## the tests that send packets through network namespaces (root)
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
 	$(GO) test $(RACE) -tags root -count=1 -p 1 -parallel 4 -timeout 20m ./router/l4/... ./cmd/portico-node
 
+differential: ## thousands of random clusters past the real kube-proxy and portico-node (root, hours); CASES=3000 SEED=1
+	@((EUID == 0)) || { echo "make differential: needs root: it makes network namespaces" >&2; exit 1; }
+	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
+	PORTICO_DIFFERENTIAL_CASES=$${CASES:-3000} PORTICO_DIFFERENTIAL_SEED=$${SEED:-$$(date +%s)} \
+	$(GO) test -v -tags root -count=1 -parallel 2 -timeout 6h -run TestKubeProxyAgreesAtRandom ./cmd/portico-node
+
 acme: ## certificates with the real program, a real ACME server and BIND: killed at each step of an order, many at once
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
 	pebble=$$(test/tools/assets.sh pebble); export PORTICO_PEBBLE="$$pebble"; \
@@ -73,7 +79,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
 full: ## everything that is run before an issue is resolved (hours)
-	$(MAKE) verify test test-root quickstart microbench bench bench-node scale e2e-full e2e-services
+	$(MAKE) verify test test-root quickstart microbench bench bench-node differential scale e2e-full e2e-services
 	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 $(MAKE) acme ACME_FLAGS=-v
 
 images: ## build the container images as OCI archives in bin/images, without a container engine
@@ -110,4 +116,4 @@ e2e-services: ## Kubernetes' own tests of Services, with portico-node; PROXY=kub
 
 .PHONY: cluster-up cluster-shell cluster-down e2e e2e-full e2e-services
 
-.PHONY: help build run quickstart test test-root acme bench-node verify generate bench microbench scale tools full images clean
+.PHONY: help build run quickstart test test-root differential acme bench-node verify generate bench microbench scale tools full images clean

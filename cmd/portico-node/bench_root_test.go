@@ -98,7 +98,7 @@ func startOurs(b *testing.B, m *bench) {
 
 // fullSyncs is the time of all transactions that programmed everything, and how
 // many they were; both programs have it.
-var fullSyncs = regexp.MustCompile(`(?m)^kubeproxy_sync_full_proxy_rules_duration_seconds_(sum|count)(?:\{ip_family="IPv4"\})? (\S+)$`)
+var fullSyncs = regexp.MustCompile(`(?m)^kubeproxy_sync_full_proxy_rules_duration_seconds_(sum|count)\{ip_family="IPv4"\} (\S+)$`)
 
 func (m *bench) fullSync(b *testing.B) float64 {
 	found := map[string]float64{}

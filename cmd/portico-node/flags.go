@@ -47,7 +47,7 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.proxyName, "service-proxy-name", "", "forward only Services whose label "+translate.LabelServiceProxyName+" is this (default: those without it)")
 	fs.StringSliceVar(&f.externalIPs, "external-ips", []string{"allow"}, grantUsage("externalIPs"))
 	fs.StringSliceVar(&f.lbIPs, "lb-ips", []string{"allow"}, grantUsage("load balancer addresses"))
-	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", []string{"primary"}, `addresses that answer NodePorts: "primary" for those of the Node object, "all" for all but loopback ones, or CIDRs`)
+	fs.StringSliceVar(&f.nodePorts, "nodeport-addresses", []string{"primary"}, `addresses that answer NodePorts: "primary" for those of the Node object, "all" for all but loopback ones, or CIDRs; of a family without a CIDR, all`)
 	fs.StringVar(&f.localMode, "detect-local-mode", string(node.LocalClusterCIDR), "how connections of this node's pods are known: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix; the source of others to a ClusterIP is replaced by the node's address")
 	fs.StringSliceVar(&f.clusterCIDR, "cluster-cidr", nil, "CIDRs of the pods' addresses, for ClusterCIDR; without it no pod is known, and no source is replaced")
 	fs.StringVar(&f.bridge, "pod-bridge-interface", "", "name of the pods' bridge, for BridgeInterface")

@@ -167,6 +167,16 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
 // get fetches a page of the namespace.
 func get(t testing.TB, n *netns.Namespace, page string) string {
 	t.Helper()

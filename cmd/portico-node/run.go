@@ -97,7 +97,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, kernel.Close())
 	}
-	o.Kernel, o.Conntrack, o.Metrics, o.Log = kernel, flows, node.NewMetrics(), log.WithName("node")
+	o.Kernel, o.Conntrack, o.Metrics, o.Log = kernel, flows, node.NewMetrics(!k.NoIPv4, !k.NoIPv6), log.WithName("node")
 	c, err := node.New(o)
 	if err != nil {
 		return errors.Join(err, kernel.Close(), flows.Close())

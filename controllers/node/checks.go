@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -27,8 +29,8 @@ const ReasonHealthPortTaken diag.Reason = "HealthCheckNodePortUnavailable"
 const checkRetry = 10 * time.Second
 
 // healthChecks tell external load balancers whether this node has endpoints of
-// a Service with externalTrafficPolicy Local (spec.healthCheckNodePort). Safe
-// for concurrent use.
+// a Service with externalTrafficPolicy Local (spec.healthCheckNodePort): in each
+// family those of that family, as kube-proxy does it. Safe for concurrent use.
 type healthChecks struct {
 	// const after newHealthChecks
 	healthy func() bool // whether changes reach the kernel
@@ -37,51 +39,64 @@ type healthChecks struct {
 	changed chan struct{} // has one value while servers may be to change
 
 	mu        sync.Mutex // protects the following
-	wanted    map[l4.Name]*check
-	addresses []netip.Addr // to listen at; empty: all
+	wanted    map[checkKey]*check
+	nodePorts l4.NodePorts // where to listen
 }
 
-// check is one Service's. Port and name never change.
+// checkKey names a check: a Service in one family.
+type checkKey struct {
+	service l4.Name
+	ipv6    bool
+}
+
+// check is one Service's. Key and port never change.
 type check struct {
-	name  l4.Name
+	checkKey
 	port  uint16
 	local atomic.Int64 // endpoints on this node
 }
 
 func newHealthChecks(healthy func() bool, report func(...diag.Problem), log logr.Logger) *healthChecks {
-	return &healthChecks{healthy: healthy, report: report, log: log, changed: make(chan struct{}, 1), wanted: map[l4.Name]*check{}}
+	return &healthChecks{
+		healthy: healthy, report: report, log: log, changed: make(chan struct{}, 1),
+		wanted: map[checkKey]*check{}, nodePorts: l4.NodePorts{All: true},
+	}
 }
 
 // set takes over a Service; nil: it is gone.
 func (h *healthChecks) set(n l4.Name, s *l4.Service) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	old := h.wanted[n]
-	switch {
-	case s == nil || s.HealthCheckNodePort == 0:
-		if old == nil {
-			return
+	for _, ipv6 := range []bool{false, true} {
+		k := checkKey{n, ipv6}
+		old := h.wanted[k]
+		switch {
+		case s == nil || s.HealthCheckNodePort == 0 || !s.Answers(ipv6):
+			if old == nil {
+				continue
+			}
+			delete(h.wanted, k)
+		case old != nil && old.port == s.HealthCheckNodePort:
+			old.local.Store(int64(s.LocalReady(ipv6)))
+			continue
+		default:
+			c := &check{checkKey: k, port: s.HealthCheckNodePort}
+			c.local.Store(int64(s.LocalReady(ipv6)))
+			h.wanted[k] = c
 		}
-		delete(h.wanted, n)
-	case old != nil && old.port == s.HealthCheckNodePort:
-		old.local.Store(int64(s.LocalReady()))
-		return
-	default:
-		c := &check{name: n, port: s.HealthCheckNodePort}
-		c.local.Store(int64(s.LocalReady()))
-		h.wanted[n] = c
+		h.wake()
 	}
-	h.wake()
 }
 
-// listenOn says at which addresses to answer: where NodePorts do.
+// listenOn says at which addresses to answer: where NodePorts do, which may be
+// none.
 func (h *healthChecks) listenOn(n l4.NodePorts) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if slices.Equal(h.addresses, n.Addresses) {
+	if h.nodePorts.All == n.All && slices.Equal(h.nodePorts.Addresses, n.Addresses) {
 		return
 	}
-	h.addresses = n.Addresses
+	h.nodePorts = n
 	h.wake()
 }
 
@@ -95,13 +110,12 @@ func (h *healthChecks) wake() {
 // listener is an open port.
 type listener struct {
 	check  *check
-	at     string
 	server *http.Server
 }
 
 // run opens and closes ports until ctx is done.
 func (h *healthChecks) run(ctx context.Context) {
-	open := map[string]*listener{}
+	open := map[netip.AddrPort]*listener{}
 	defer func() {
 		for _, l := range open {
 			_ = l.server.Close()
@@ -122,7 +136,7 @@ func (h *healthChecks) run(ctx context.Context) {
 }
 
 // reconcile makes open what is wanted. It reports whether all of it is open.
-func (h *healthChecks) reconcile(open map[string]*listener) bool {
+func (h *healthChecks) reconcile(open map[netip.AddrPort]*listener) bool {
 	wanted := h.places()
 	for at, l := range open {
 		if wanted[at] != l.check {
@@ -136,50 +150,61 @@ func (h *healthChecks) reconcile(open map[string]*listener) bool {
 			continue
 		}
 		l, err := h.listen(at, c)
-		if err != nil {
+		switch {
+		case errors.Is(err, syscall.EAFNOSUPPORT): // nobody can ask
+		case err != nil:
 			all = false
 			h.report(diag.Problem{
-				Object: diag.Ref{Kind: "Service", Namespace: c.name.Namespace, Name: c.name.Name},
+				Object: diag.Ref{Kind: "Service", Namespace: c.service.Namespace, Name: c.service.Name},
 				Field:  "spec.healthCheckNodePort", Reason: ReasonHealthPortTaken,
 				Message: fmt.Sprintf("the health check for load balancers cannot listen: %v", err),
 				Remedy:  "Stop what uses the port on this node; it is tried again",
 			})
-			continue
+		default:
+			open[at] = l
 		}
-		open[at] = l
 	}
 	return all
 }
 
-// places lists where to listen for which check.
-func (h *healthChecks) places() map[string]*check {
+// places lists where to listen for which check: at the unspecified address of
+// its family for all.
+func (h *healthChecks) places() map[netip.AddrPort]*check {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := map[string]*check{}
+	addresses := h.nodePorts.Addresses
+	if h.nodePorts.All {
+		addresses = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	out := map[netip.AddrPort]*check{}
 	for _, c := range h.wanted {
-		port := strconv.Itoa(int(c.port))
-		if len(h.addresses) == 0 {
-			out[":"+port] = c
-		}
-		for _, a := range h.addresses {
-			out[net.JoinHostPort(a.String(), port)] = c
+		for _, a := range addresses {
+			if a.Is6() == c.ipv6 {
+				out[netip.AddrPortFrom(a, c.port)] = c
+			}
 		}
 	}
 	return out
 }
 
-func (h *healthChecks) listen(at string, c *check) (*listener, error) {
-	socket, err := net.Listen("tcp", at)
+// listen opens a port in the address's own family: an IPv6 socket takes no IPv4
+// connections.
+func (h *healthChecks) listen(at netip.AddrPort, c *check) (*listener, error) {
+	network := "tcp4"
+	if at.Addr().Is6() {
+		network = "tcp6"
+	}
+	socket, err := net.Listen(network, at.String())
 	if err != nil {
 		return nil, err
 	}
 	s := &http.Server{Handler: h.page(c), ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 4 << 10}
 	go func() {
 		if err := s.Serve(socket); err != http.ErrServerClosed {
-			h.log.Error(err, "health check of a Service", "service", c.name.String(), "address", at)
+			h.log.Error(err, "health check of a Service", "service", c.service.String(), "address", at.String())
 		}
 	}()
-	return &listener{check: c, at: at, server: s}, nil
+	return &listener{check: c, server: s}, nil
 }
 
 // page answers as kube-proxy does: with 200 if the node has endpoints that are
@@ -201,6 +226,6 @@ func (h *healthChecks) page(c *check) http.Handler {
 			Service             service `json:"service"`
 			LocalEndpoints      int64   `json:"localEndpoints"`
 			ServiceProxyHealthy bool    `json:"serviceProxyHealthy"`
-		}{service{c.name.Namespace, c.name.Name}, local, healthy})
+		}{service{c.service.Namespace, c.service.Name}, local, healthy})
 	})
 }

@@ -52,26 +52,51 @@ func (e *events) report(problems ...diag.Problem) {
 	}
 }
 
-// seenLimit bounds the memory of what was written.
-const seenLimit = 10_000
-
 func (e *events) run(ctx context.Context) {
-	seen := map[diag.Problem]bool{}
+	said := said{began: time.Now()}
 	for {
 		select {
 		case p := <-e.queue:
-			if seen[p] {
-				continue
+			if said.first(p, time.Now()) {
+				e.write(ctx, p)
 			}
-			if len(seen) >= seenLimit {
-				clear(seen)
-			}
-			seen[p] = true
-			e.write(ctx, p)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+const (
+	// saidFor is how long an apiserver keeps Events: what is still wrong then is
+	// said again, when it is found again.
+	saidFor = time.Hour
+	// saidLimit bounds each of the two halves of what is remembered.
+	saidLimit = 5000
+)
+
+// said remembers what was written, for saidFor to twice that, in two halves of
+// which the older one is forgotten as a whole. It has a single owner.
+type said struct {
+	fresh, old map[diag.Problem]bool
+	began      time.Time // of the fresh half
+}
+
+// first reports whether a problem is not remembered, and remembers it.
+func (s *said) first(p diag.Problem, now time.Time) bool {
+	if now.Sub(s.began) >= saidFor || len(s.fresh) >= saidLimit {
+		if now.Sub(s.began) >= 2*saidFor {
+			s.fresh = nil
+		}
+		s.old, s.fresh, s.began = s.fresh, nil, now
+	}
+	if s.fresh[p] || s.old[p] {
+		return false
+	}
+	if s.fresh == nil {
+		s.fresh = map[diag.Problem]bool{}
+	}
+	s.fresh[p] = true
+	return true
 }
 
 func (e *events) write(ctx context.Context, p diag.Problem) {

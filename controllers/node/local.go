@@ -81,7 +81,9 @@ func (l Local) detector(n *corev1.Node) l4.Detector {
 type NodePorts struct {
 	// Primary are the primary addresses of the Node object.
 	Primary bool
-	// Within are addresses in these ranges; empty: see Primary.
+	// Within are addresses in these ranges; empty: see Primary. Of a family
+	// without a range all addresses answer, as in kube-proxy: who names IPv4
+	// ranges does not mean to close IPv6.
 	Within []netip.Prefix
 }
 
@@ -93,7 +95,22 @@ func (n NodePorts) validate() error {
 }
 
 func (n NodePorts) all() bool {
-	return !n.Primary && (len(n.Within) == 0 || slices.ContainsFunc(n.Within, func(p netip.Prefix) bool { return p.Bits() == 0 }))
+	return !n.Primary && n.allOf(false) && n.allOf(true)
+}
+
+// allOf reports whether all addresses of a family answer.
+func (n NodePorts) allOf(ipv6 bool) bool {
+	named := false
+	for _, p := range n.Within {
+		if p.Addr().Is6() != ipv6 {
+			continue
+		}
+		if p.Bits() == 0 {
+			return true
+		}
+		named = true
+	}
+	return !named
 }
 
 func (n NodePorts) model(primary, own []netip.Addr) l4.NodePorts {
@@ -106,7 +123,7 @@ func (n NodePorts) model(primary, own []netip.Addr) l4.NodePorts {
 		candidates = primary
 	}
 	for _, a := range candidates {
-		within := n.Primary || slices.ContainsFunc(n.Within, func(p netip.Prefix) bool { return p.Contains(a) })
+		within := n.Primary || n.allOf(a.Is6()) || slices.ContainsFunc(n.Within, func(p netip.Prefix) bool { return p.Contains(a) })
 		if within && !a.IsLoopback() {
 			out.Addresses = append(out.Addresses, a)
 		}

@@ -24,12 +24,13 @@ const gap = 500 * time.Microsecond
 // owner is the goroutine that owns the picture, the plan and the kernel.
 type owner struct {
 	*Controller
+	after   func(time.Duration) <-chan time.Time // time.After; const after newOwner
 	picture *picture
 	planner *l4.Planner
 	node    l4.Node // as the planner has it
 	// addresses are the node's own as they were read last.
 	addresses []netip.Addr
-	local     localEndpoints
+	local     *localEndpoints
 	// void tells that what is programmed is unknown, so that everything must
 	// be programmed.
 	void  bool
@@ -39,7 +40,7 @@ type owner struct {
 }
 
 func newOwner(c *Controller) *owner {
-	return &owner{Controller: c, picture: newPicture(), void: true, local: localEndpoints{}}
+	return &owner{Controller: c, after: time.After, picture: newPicture(), void: true, local: newLocalEndpoints()}
 }
 
 func (o *owner) run(ctx context.Context) {
@@ -75,10 +76,8 @@ func (o *owner) run(ctx context.Context) {
 // gather lets what follows a change wait for a moment, so that a storm does not
 // hold the kernel's lock on nftables all the time, which others need as well.
 func (o *owner) gather(ctx context.Context) {
-	t := time.NewTimer(gap)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-o.after(gap):
 	case <-ctx.Done():
 	}
 }
@@ -182,7 +181,7 @@ func (o *owner) commit(ctx context.Context) error {
 	}
 	o.opts.Metrics.applied(time.Since(o.began))
 	for _, k := range change.Delete {
-		delete(o.local, k)
+		o.local.forget(k)
 	}
 	for _, u := range change.Set {
 		o.local.set(u.Forwarding)
@@ -201,27 +200,6 @@ func (o *owner) refused(f *l4.Forwarding) {
 			Reason: ReasonAddressTaken, Message: refusal(f.Key, r),
 			Remedy: "Give one of the two another address or port, or delete it",
 		})
-	}
-}
-
-// localEndpoints are the ports that have endpoints, but none on this node,
-// where a policy Local asks for them.
-type localEndpoints map[l4.PortKey]missing
-
-// missing tells which policies find no endpoint.
-type missing struct{ internal, external bool }
-
-func (l localEndpoints) set(f *l4.Forwarding) {
-	delete(l, f.Key)
-	if m := (missing{f.NoLocalInternal, f.NoLocalExternal}); m != (missing{}) {
-		l[f.Key] = m
-	}
-}
-
-func (l localEndpoints) reset(p *l4.Plan) {
-	clear(l)
-	for _, f := range p.Forwardings {
-		l.set(f)
 	}
 }
 

@@ -30,12 +30,18 @@ type picture struct {
 	// dirty are Services that changed since the owner looked.
 	dirty map[l4.Name]bool
 	// triggers are when the changes happened that slices show.
-	triggers []time.Time
+	triggers []trigger
 	// problems were found since the owner looked.
 	problems []diag.Problem
 	// endpointChanges and serviceChanges count events since the owner looked.
 	endpointChanges, serviceChanges int
 	since                           time.Time // triggers before it tell of old changes
+}
+
+// trigger is a change of a pod or Service that an EndpointSlice shows.
+type trigger struct {
+	at   time.Time
+	ipv6 bool
 }
 
 // ownNode is what is known of the node.
@@ -119,7 +125,7 @@ func (p *picture) setSlice(s parsedSlice) {
 	p.slices[s.key] = s.slice.Service
 	p.at(s.slice.Service).slices[s.key] = s.slice
 	if s.slice.Changed.After(p.since) {
-		p.triggers = append(p.triggers, s.slice.Changed)
+		p.triggers = append(p.triggers, trigger{s.slice.Changed, s.slice.IPv6})
 	}
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,22 +73,27 @@ func (s *sweeper) run(ctx context.Context) {
 	}
 }
 
+// sweep goes through the flows of each family by itself, so that they are counted
+// so.
 func (s *sweeper) sweep(ctx context.Context, plan *l4.Plan, stale []l4.Stale) {
-	began := time.Now()
-	deleted := 0
-	if plan != nil {
-		n, err := s.conntrack.Reconcile(ctx, plan)
-		s.failed(ctx, err)
-		deleted += n
-	}
-	if len(stale) > 0 {
-		n, err := s.conntrack.Clean(ctx, stale)
-		s.failed(ctx, err)
-		deleted += n
-	}
-	s.metrics.swept(time.Since(began), deleted)
-	if deleted > 0 {
-		s.log.V(1).Info("forgot UDP flows to endpoints that are gone", "flows", deleted)
+	for _, ipv6 := range []bool{false, true} {
+		began := time.Now()
+		deleted := 0
+		if plan != nil {
+			n, err := s.conntrack.Reconcile(ctx, &l4.Plan{Globals: plan.Globals, Forwardings: slices.DeleteFunc(slices.Clone(plan.Forwardings),
+				func(f *l4.Forwarding) bool { return f.Key.IPv6 != ipv6 })})
+			s.failed(ctx, err)
+			deleted += n
+		}
+		if theirs := slices.DeleteFunc(slices.Clone(stale), func(t l4.Stale) bool { return t.Key.IPv6 != ipv6 }); len(theirs) > 0 {
+			n, err := s.conntrack.Clean(ctx, theirs)
+			s.failed(ctx, err)
+			deleted += n
+		}
+		s.metrics.swept(ipv6, time.Since(began), deleted)
+		if deleted > 0 {
+			s.log.V(1).Info("forgot UDP flows to endpoints that are gone", "flows", deleted, "family", familyName(ipv6))
+		}
 	}
 }
 

@@ -124,7 +124,7 @@ func renderNode(o translate.NodeOptions, services []*corev1.Service, all []*disc
 
 func writeService(b *strings.Builder, s *l4.Service) {
 	fmt.Fprintf(b, "%s: ClusterIPs %v, external IPs %v, load balancer %v from %v\n", s.Name, s.ClusterIPs, s.ExternalIPs, s.LoadBalancerIPs, s.SourceRanges)
-	fmt.Fprintf(b, "  affinity %s, internal local %v, external local %v, health check port %d, ready here %d\n", s.Affinity, s.InternalLocal, s.ExternalLocal, s.HealthCheckNodePort, s.LocalReady())
+	fmt.Fprintf(b, "  affinity %s, internal local %v, external local %v, health check port %d, ready here %d\n", s.Affinity, s.InternalLocal, s.ExternalLocal, s.HealthCheckNodePort, s.LocalReady(false)+s.LocalReady(true))
 	for _, p := range s.Ports {
 		fmt.Fprintf(b, "  port %q %d/%s, node port %d\n", p.Name, p.Port, p.Protocol, p.NodePort)
 		var lines []string

@@ -35,6 +35,7 @@ func (o NodeOptions) SelectSlices() string { return "!" + labelHeadless }
 // NodeSlice is an EndpointSlice as a node sees it.
 type NodeSlice struct {
 	Service l4.Name
+	IPv6    bool // the family of its endpoints
 	// Changed is when the change of a pod or Service that the slice shows
 	// happened; zero if nobody says.
 	Changed time.Time
@@ -57,11 +58,11 @@ func ParseSlice(o NodeOptions, s *discoveryv1.EndpointSlice) (*NodeSlice, []diag
 		return nil, nil
 	}
 	t := nodeTranslator{ref: diag.Ref{Kind: "EndpointSlice", Namespace: s.Namespace, Name: s.Name, UID: string(s.UID)}, generation: s.Generation}
-	out := &NodeSlice{Service: l4.Name{Namespace: s.Namespace, Name: service}}
+	ipv6 := s.AddressType == discoveryv1.AddressTypeIPv6
+	out := &NodeSlice{Service: l4.Name{Namespace: s.Namespace, Name: service}, IPv6: ipv6}
 	if at, err := time.Parse(time.RFC3339Nano, s.Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
 		out.Changed = at
 	}
-	ipv6 := s.AddressType == discoveryv1.AddressTypeIPv6
 	endpoints := t.endpoints(o, s, ipv6)
 	for i, p := range s.Ports {
 		protocol, known := l4.ParseProtocol(string(deref(p.Protocol, "")))

@@ -121,12 +121,15 @@ type Endpoint struct {
 	ForNodes, ForZones []string
 }
 
-// LocalReady counts the addresses of ready endpoints on this node, each once:
-// what the health check of external load balancers reports.
-func (s *Service) LocalReady() int {
+// LocalReady counts the addresses of a family that ready endpoints on this node
+// have, each once: what the health check of external load balancers reports.
+func (s *Service) LocalReady(ipv6 bool) int {
 	var seen map[netip.Addr]bool
 	for _, p := range s.Ports {
 		for _, g := range p.Groups {
+			if g.IPv6 != ipv6 {
+				continue
+			}
 			for _, e := range g.Endpoints {
 				if e.Local && e.Ready {
 					if seen == nil {
@@ -138,6 +141,12 @@ func (s *Service) LocalReady() int {
 		}
 	}
 	return len(seen)
+}
+
+// Answers reports whether the Service is forwarded in a family at all.
+func (s *Service) Answers(ipv6 bool) bool {
+	_, ok := s.clusterIP(ipv6)
+	return ok
 }
 
 // clusterIP returns the ClusterIP of a family.

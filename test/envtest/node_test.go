@@ -88,7 +88,9 @@ func (k *fakeKernel) Apply(_ context.Context, c *l4.Change) error {
 
 func (k *fakeKernel) Disturbed() <-chan struct{} { return k.disturbed }
 
-func (k *fakeKernel) Affinity(context.Context, l4.PortKey) ([]l4.Sticky, error) { return nil, nil }
+func (k *fakeKernel) Affinity(l4.PortKey) (func(context.Context) ([]l4.Sticky, error), error) {
+	return func(context.Context) ([]l4.Sticky, error) { return nil, nil }, nil
+}
 
 func (k *fakeKernel) set(do func()) {
 	k.mu.Lock()
@@ -124,7 +126,7 @@ func newNodeEnv(t *testing.T) *nodeEnv {
 	t.Helper()
 	config := envtest.Config()
 	config.QPS = -1
-	n := &nodeEnv{T: t, client: kubernetes.NewForConfigOrDie(config), name: "node-" + strings.ToLower(t.Name()), metrics: node.NewMetrics()}
+	n := &nodeEnv{T: t, client: kubernetes.NewForConfigOrDie(config), name: "node-" + strings.ToLower(t.Name()), metrics: node.NewMetrics(true, true)}
 	n.namespace = "ns-" + n.name
 	n.kernel = &fakeKernel{disturbed: make(chan struct{}, 1)}
 	ctx := t.Context()
@@ -133,7 +135,6 @@ func newNodeEnv(t *testing.T) *nodeEnv {
 	var err error
 	n.node, err = node.New(node.Options{
 		Client: n.client, Kernel: n.kernel, Translate: translate.NodeOptions{NodeName: n.name}, Local: node.Local{Mode: node.LocalNodeCIDR},
-		NodePorts: node.NodePorts{Within: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}},
 		Addresses: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil },
 		Metrics:   n.metrics, Log: testr.New(t),
 	})
@@ -254,7 +255,7 @@ func TestNode(t *testing.T) {
 	}
 	_, text = page(n.metrics.Handler(), "/metrics")
 	for _, want := range []string{
-		"kubeproxy_sync_full_proxy_rules_duration_seconds_count 1\n", "kubeproxy_network_programming_duration_seconds_count ",
+		`kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1` + "\n", `kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} `,
 		"kubeproxy_sync_proxy_rules_endpoint_changes_pending 0\n", `kubeproxy_proxy_livez_total{code="200"} 1`,
 		`kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 0`,
 	} {
@@ -309,7 +310,7 @@ func TestNodeFailures(t *testing.T) {
 			t.Error("a disturbance replaced nothing")
 		}
 	})
-	if _, text := page(n.metrics.Handler(), "/metrics"); !strings.Contains(text, "kubeproxy_sync_proxy_rules_nftables_sync_failures_total 3\n") {
+	if _, text := page(n.metrics.Handler(), "/metrics"); !strings.Contains(text, `kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 3`+"\n") {
 		t.Error("three failures are not in the metrics")
 	}
 }
@@ -321,8 +322,6 @@ func TestNodeHealthCheck(t *testing.T) {
 	svc := n.service("balanced", func(s *corev1.ServiceSpec) {
 		s.Type, s.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
 	})
-	// NodePorts answer at no address of this node: loopback is never one. So
-	// the check listens at all.
 	url := fmt.Sprintf("http://127.0.0.1:%d/", svc.Spec.HealthCheckNodePort)
 	ask := func() (int, string) {
 		r, err := http.Get(url)

@@ -32,13 +32,14 @@ func (w *World) randomNode() l4.Node {
 		Name: "node1", Zone: []string{"", "a", "b"}[w.IntN(3)], MasqueradeAll: w.one(4),
 		IPs:          []netip.Addr{netip.MustParseAddr("192.168.0.2"), netip.MustParseAddr("fd00::192.168.0.2")},
 		NodePorts:    l4.NodePorts{All: true},
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/16")},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/16"), netip.MustParsePrefix("fd00::172.30.0.0/112")},
 	}
-	if w.one(2) {
-		n.Pods.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16")}
-	}
-	if w.one(4) {
-		n.NodePorts = l4.NodePorts{Addresses: n.IPs[:1]}
+	pods := []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16"), netip.MustParsePrefix("fd00::10.180.0.0/112")}
+	n.Pods = []l4.Detector{
+		{}, {CIDRs: pods[:1]}, {CIDRs: pods}, {Interface: PodInterface}, {Interface: PodInterface[:3], InterfacePrefix: true},
+	}[w.IntN(5)]
+	if w.one(3) {
+		n.NodePorts = l4.NodePorts{Addresses: [][]netip.Addr{n.IPs, n.IPs[:1], n.IPs[1:]}[w.IntN(3)]}
 	}
 	return n
 }
@@ -92,7 +93,7 @@ func (w *World) service(name l4.Name) *l4.Service {
 		}
 	}
 	if w.one(3) {
-		s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParsePrefix("fd00::/8")}
+		s.SourceRanges = w.ranges()
 	}
 	for i := range 1 + w.IntN(3) {
 		p := l4.Port{Name: fmt.Sprint("p", i), Protocol: []l4.Protocol{l4.TCP, l4.UDP, l4.SCTP}[i], Port: uint16(80 + w.IntN(2))}
@@ -105,6 +106,17 @@ func (w *World) service(name l4.Name) *l4.Service {
 		s.Ports = append(s.Ports, p)
 	}
 	return s
+}
+
+// ranges are some of those of the node and of clients elsewhere.
+func (w *World) ranges() []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range []string{"192.168.0.0/24", "198.19.0.0/16", "198.19.7.0/24", "fd00::192.168.0.0/120", "fd00::198.19.0.0/112"} {
+		if w.one(2) {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+	}
+	return out
 }
 
 // change replaces one group, or takes one away.

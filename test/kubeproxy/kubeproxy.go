@@ -31,14 +31,14 @@ const Assets = "KUBEBUILDER_ASSETS"
 const patience = 10 * time.Minute
 
 // Start runs kube-proxy in its nftables mode on a node with these Services, and
-// returns when it has programmed them. It ends with the test.
-func Start(t testing.TB, n *netns.Namespace, node l4.Node, services []*l4.Service) {
+// returns when it has programmed them. It ends with the test, or with stop.
+func Start(t testing.TB, n *netns.Namespace, node l4.Node, services []*l4.Service) (stop func()) {
 	t.Helper()
-	StartAt(t, n, node, nodeapi.Serve(t, n, Objects(node, services)))
+	return StartAt(t, n, node, nodeapi.Serve(t, n, Objects(node, services)))
 }
 
 // StartAt is Start with an apiserver in the same namespace.
-func StartAt(t testing.TB, n *netns.Namespace, node l4.Node, api *nodeapi.Server) {
+func StartAt(t testing.TB, n *netns.Namespace, node l4.Node, api *nodeapi.Server) (stop func()) {
 	t.Helper()
 	if os.Getenv(Assets) == "" {
 		t.Fatal(Assets + " is not set: run `make test-root`, which builds kube-proxy, or set it to $(test/tools/assets.sh kube)")
@@ -65,6 +65,7 @@ func StartAt(t testing.TB, n *netns.Namespace, node l4.Node, api *nodeapi.Server
 	}
 	t.Cleanup(p.kill)
 	p.await(t, n, node)
+	return p.kill
 }
 
 // process is a kube-proxy and what it said. Safe for concurrent use.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/portico-ingress/portico/router/l4"
@@ -59,7 +60,7 @@ func service(s *l4.Service) object {
 	}
 	policy := map[bool]string{true: "Local", false: "Cluster"}
 	spec := object{
-		"type": "LoadBalancer", "clusterIP": s.ClusterIPs[0].String(), "clusterIPs": texts(s.ClusterIPs), "ipFamilies": families,
+		"type": kind(s), "clusterIP": s.ClusterIPs[0].String(), "clusterIPs": texts(s.ClusterIPs), "ipFamilies": families,
 		"externalIPs": texts(s.ExternalIPs), "ports": ports, "loadBalancerSourceRanges": texts(s.SourceRanges),
 		"internalTrafficPolicy": policy[s.InternalLocal], "externalTrafficPolicy": policy[s.ExternalLocal], "sessionAffinity": "None",
 	}
@@ -76,6 +77,17 @@ func service(s *l4.Service) object {
 	return object{"metadata": m, "spec": spec, "status": object{"loadBalancer": object{"ingress": ingress}}}
 }
 
+// kind is the least that has what a Service has.
+func kind(s *l4.Service) string {
+	switch {
+	case len(s.LoadBalancerIPs) > 0:
+		return "LoadBalancer"
+	case slices.ContainsFunc(s.Ports, func(p l4.Port) bool { return p.NodePort != 0 }):
+		return "NodePort"
+	}
+	return "ClusterIP"
+}
+
 // EndpointSlice is that of a group of a port of a Service, both by their index.
 func EndpointSlice(node l4.Node, s *l4.Service, port, group int) nodeapi.Object {
 	p, g := s.Ports[port], s.Ports[port].Groups[group]
@@ -89,7 +101,8 @@ func EndpointSlice(node l4.Node, s *l4.Service, port, group int) nodeapi.Object 
 		endpoint["nodeName"] = cmp.Or(e.Node, map[bool]string{true: node.Name, false: "elsewhere"}[e.Local])
 		endpoints = append(endpoints, endpoint)
 	}
-	m := meta(s.Name.Namespace, fmt.Sprintf("%s-%d-%d", s.Name.Name, port, group))
+	// The family of an EndpointSlice never changes.
+	m := meta(s.Name.Namespace, fmt.Sprintf("%s-%d-%s-%d", s.Name.Name, port, strings.ToLower(family(g.IPv6)), group))
 	m["labels"] = object{"kubernetes.io/service-name": s.Name.Name}
 	return object{
 		"metadata": m, "addressType": family(g.IPv6), "endpoints": endpoints,

@@ -178,6 +178,27 @@ func TestRateLimited(t *testing.T) {
 	}
 }
 
+// TestClocksDiffer: a certificate that is due as soon as it comes, because our
+// clock is ahead of the CA's, is told and does not make order after order.
+func TestClocksDiffer(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{Lifetime: time.Minute})
+	i := issuer(t, ca, func(c *acme.IssuerConfig) { c.Profile = "default" })
+	r.start(func(o *acme.Options) { o.Now = func() time.Time { return time.Now().Add(time.Hour) } })
+	var list []acme.Wanted
+	for _, host := range []string{"a.example", "b.example", "c.example"} { // one after another: there is time for more orders
+		w := wanted(i, host)
+		list = append(list, w)
+		r.manager.Want(list)
+		r.until("it is told", func() bool { return r.told(acme.StepHasty + " " + host) })
+	}
+	for host, n := range ca.Orders() {
+		if n != 1 {
+			t.Errorf("%d orders for %s", n, host)
+		}
+	}
+}
+
 // TestHangs: a CA that does not go on is left after the issuer's timeout.
 func TestHangs(t *testing.T) {
 	r := newRig(t)

@@ -44,6 +44,7 @@ const (
 	StepOrdering = "CertificateOrdered"
 	StepIssued   = "CertificateIssued"
 	StepFailed   = "CertificateFailed"
+	StepHasty    = "CertificateDueAtOnce"
 )
 
 // Options configure a Manager. Storage, Tokens and Log are required.
@@ -280,6 +281,7 @@ func FactsOf(r *Record, w Wanted, now time.Time) Facts {
 		f.Failures, f.Renewal = r.Failures, r.Renewal
 		if own := r.Leaf(); own != nil {
 			leaf = own
+			f.Issued, f.Hasty = r.Issued, r.Hasty
 		}
 	}
 	if leaf != nil {

@@ -159,10 +159,16 @@ func concrete(name string) string {
 // issued stores the certificate. It was paid for: as long as the lock is ours,
 // it is tried again and again.
 func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
+	now, before := o.m.opts.Now(), FactsOf(r, o.wanted, o.m.opts.Now())
 	r.Chain, r.Key, r.NextKey = bytes.TrimSpace(chain), r.NextKey, nil
 	r.Chain = append(r.Chain, '\n')
 	r.Order, r.Renewal = nil, nil
-	r.Failures = Failures{Validations: r.Failures.recent(o.m.opts.Now())}
+	r.Failures = Failures{Validations: r.Failures.recent(now)}
+	r.Issued = now
+	hasty := FactsOf(r, o.wanted, now).hasty(now)
+	if r.Hasty++; !hasty && !before.wasHasty() {
+		r.Hasty = 0
+	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := o.m.put(ctx, r)
 		if err == nil {
@@ -176,7 +182,20 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 	o.m.opts.Log.Info("got a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("notAfter", leaf.NotAfter.UTC().Format(time.RFC3339)))
 	o.m.opts.Metrics.issued(r.Issuer)
 	o.m.opts.Observe(r, Step{Reason: StepIssued, Message: fmt.Sprintf("%s issued a certificate, valid until %s", r.Issuer, leaf.NotAfter.UTC().Format(time.RFC3339))})
+	if hasty {
+		o.hasty(r)
+	}
 	return nil
+}
+
+// hasty tells that what was issued is due already.
+func (o *order) hasty(r *Record) {
+	now, leaf := o.m.opts.Now(), r.Leaf()
+	message := fmt.Sprintf("%s issued a certificate that is due for renewal at once: it is valid from %s to %s, and here it is %s; the next one is ordered at %s. Compare this clock with the CA's",
+		r.Issuer, leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339),
+		Next(FactsOf(r, o.wanted, now)).At.UTC().Format(time.RFC3339))
+	o.m.opts.Log.Warn("a certificate was due as soon as it came", zap.Strings("names", r.Names), zap.String("message", message))
+	o.m.opts.Observe(r, Step{Reason: StepHasty, Failed: true, Message: message})
 }
 
 func (o *order) failed(ctx context.Context, r *Record, f *failure) error {

@@ -20,6 +20,11 @@ type Record struct {
 	// Chain and Key are the certificate in PEM; empty before the first.
 	Chain []byte `json:"chain,omitempty"`
 	Key   []byte `json:"key,omitempty"`
+	// Issued is when Chain came, by the clock of who ordered it.
+	Issued time.Time `json:"issued,omitzero"`
+	// Hasty counts the certificates in a row that were due as soon as they
+	// came.
+	Hasty int `json:"hasty,omitempty"`
 	// NextKey is stored before a CSR with it is sent, so that no certificate
 	// is issued whose key a crash has lost. It becomes Key.
 	NextKey []byte `json:"nextKey,omitempty"`

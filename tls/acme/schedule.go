@@ -18,6 +18,11 @@ type Facts struct {
 	// Asks tells that the CA can be asked for a suggestion.
 	Asks     bool
 	Failures Failures
+	// Issued is when the certificate came, by our own clock; zero: unknown.
+	Issued time.Time
+	// Hasty counts how often in a row a certificate was due as soon as it
+	// came.
+	Hasty int
 	// Limited is until when a host has had its share of failed validations.
 	Limited time.Time
 	// Started is since when somebody looks: what was due before is spread,
@@ -46,6 +51,7 @@ type Action struct {
 const (
 	maxSpread   = 10 * time.Minute   // of what was due before somebody looked
 	jumpHold    = time.Hour          // a clock that was set must prove itself
+	floor       = time.Hour          // between certificates of one set of names
 	maxRetry    = 7 * 24 * time.Hour // a CA that says "in ten years" is asked in a week
 	askEvery    = 6 * time.Hour      // RFC 9773 §4.3.2 without a Retry-After
 	askAgain    = time.Hour          // after an answer that is of no use
@@ -61,7 +67,7 @@ func Next(f Facts) Action {
 	}
 	life := f.NotAfter.Sub(f.NotBefore)
 	due, why := f.due(life)
-	at := latest(due, f.retry(life), f.Limited, f.hold(due, life))
+	at := latest(due, f.retry(life), f.Limited, f.hold(due, life), f.floor(life))
 	if ask, ok := f.ask(); ok && ask.Before(at) {
 		return Action{AskRenewal, ask, "the CA is asked when to renew"}
 	}
@@ -87,6 +93,33 @@ func (f Facts) due(life time.Duration) (time.Time, string) {
 	}
 	third := life / 3
 	return f.NotAfter.Add(-third).Add(-f.share(f.NotBefore.String(), life/20)), "two thirds of its life are over"
+}
+
+// hasty reports whether a certificate that was just issued is due already: the
+// CA's clock and ours differ, or it suggests so.
+func (f Facts) hasty(at time.Time) bool {
+	due, _ := f.due(f.NotAfter.Sub(f.NotBefore))
+	return !due.After(at)
+}
+
+// wasHasty reports whether a certificate was due before it could be replaced.
+func (f Facts) wasHasty() bool {
+	life := f.NotAfter.Sub(f.NotBefore)
+	return !f.Issued.IsZero() && f.hasty(f.Issued.Add(min(floor, life/3)))
+}
+
+// floor is when the next certificate may be ordered after one that came. It is
+// doubled each time that one was due as soon as it came, up to a third of the
+// lifetime: otherwise two clocks that differ would make order after order.
+func (f Facts) floor(life time.Duration) time.Time {
+	if f.Issued.IsZero() {
+		return time.Time{}
+	}
+	issued := f.Issued
+	if issued.After(f.Now) {
+		issued = f.Started // said by another clock
+	}
+	return issued.Add(min(floor<<min(f.Hasty, 12), life/3))
 }
 
 // ask is when to ask the CA for its suggestion.

@@ -54,8 +54,11 @@ type Options struct {
 	Addrs   Addrs
 	// Identity names this process in records.
 	Identity string
-	// InFlight bounds the orders in flight; 0: 8.
+	// InFlight bounds the orders in flight at each issuer, and the questions
+	// when to renew, so that one that is slow holds up no other; 0: 8.
 	InFlight int
+	// AskTimeout bounds the question when to renew; 0: 30 s.
+	AskTimeout time.Duration
 	// Observe is told of each step; may be nil. It must not block.
 	Observe func(*Record, Step)
 	// Changed is told of each record that was stored; may be nil.
@@ -75,7 +78,7 @@ type Manager struct {
 	mu      sync.Mutex // protects the following
 	wanted  map[string]Wanted
 	records map[string]*Record // never written: replaced
-	busy    map[string]Wanted
+	busy    map[string]planned
 	clients map[string]*client // by issuer; nil unless running
 	cache   *certmagic.Cache
 	started time.Time
@@ -102,6 +105,9 @@ func New(opts Options) *Manager {
 	if opts.InFlight == 0 {
 		opts.InFlight = 8
 	}
+	if opts.AskTimeout == 0 {
+		opts.AskTimeout = 30 * time.Second
+	}
 	if opts.Observe == nil {
 		opts.Observe = func(*Record, Step) {}
 	}
@@ -111,7 +117,7 @@ func New(opts Options) *Manager {
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics()
 	}
-	return &Manager{opts: opts, wake: make(chan struct{}, 1), wanted: make(map[string]Wanted), busy: make(map[string]Wanted)}
+	return &Manager{opts: opts, wake: make(chan struct{}, 1), wanted: make(map[string]Wanted), busy: make(map[string]planned)}
 }
 
 // Want replaces all that is wanted.
@@ -222,28 +228,33 @@ func (m *Manager) begin(ctx context.Context, orders *sync.WaitGroup) time.Durati
 	}
 	now := m.opts.Now()
 	plan := m.plan(now)
+	inFlight := make(map[lane]int)
+	for _, b := range m.busy {
+		inFlight[b.lane()]++
+	}
 	for _, p := range plan {
 		if left := p.action.At.Sub(now); left > 0 {
 			return min(left, look)
 		}
-		if len(m.busy) >= m.opts.InFlight {
-			break // each that ends wakes us
+		if inFlight[p.lane()] >= m.opts.InFlight || m.overlaps(p) {
+			continue // each that ends wakes us
 		}
-		if m.overlaps(p.wanted) {
-			continue
-		}
-		m.busy[p.wanted.ID()] = p.wanted
+		inFlight[p.lane()]++
+		m.busy[p.wanted.ID()] = p
 		orders.Go(func() { m.act(ctx, p.wanted, p.action) })
 	}
 	return look
 }
 
-// overlaps reports whether something is done for one of the names already: a
-// host has one challenge at a time, and the second would take the place of the
-// first. Called with mu held.
-func (m *Manager) overlaps(w Wanted) bool {
+// overlaps reports whether one of the names is being ordered already: a host has
+// one challenge at a time, and the second would take the place of the first.
+// Called with mu held.
+func (m *Manager) overlaps(p planned) bool {
+	if p.action.Kind != PlaceOrder {
+		return false
+	}
 	for _, b := range m.busy {
-		if slices.ContainsFunc(w.Names, func(name string) bool { return slices.Contains(b.Names, name) }) {
+		if b.action.Kind == PlaceOrder && slices.ContainsFunc(p.wanted.Names, func(name string) bool { return slices.Contains(b.wanted.Names, name) }) {
 			return true
 		}
 	}
@@ -255,6 +266,14 @@ type planned struct {
 	wanted Wanted
 	action Action
 }
+
+// lane is what waits for each other: orders, and questions, at one issuer.
+type lane struct {
+	issuer string
+	kind   Kind
+}
+
+func (p planned) lane() lane { return lane{p.wanted.Issuer.Name, p.action.Kind} }
 
 // plan returns what to do for everything that is wanted and not busy, in the
 // order in which it is due. Called with mu held.

@@ -264,7 +264,9 @@ func (m *Manager) ask(ctx context.Context, c *client, w Wanted) {
 	if leaf == nil {
 		return
 	}
-	info, err := c.ask(ctx, leaf)
+	limit, cancel := context.WithTimeout(ctx, m.opts.AskTimeout)
+	info, err := c.ask(limit, leaf)
+	cancel()
 	if ctx.Err() != nil {
 		return
 	}

@@ -1,0 +1,185 @@
+package acme
+
+import (
+	"context"
+	"crypto/x509"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// patience is how long a test waits for what is to happen.
+const patience = time.Minute
+
+// office is a running Manager with files, and what it told.
+type office struct {
+	*Manager
+	t       *testing.T
+	storage Storage
+
+	mu      sync.Mutex // protects the following
+	steps   []string   // reason, names, message
+	records map[string]*Record
+	news    chan struct{}
+}
+
+func newOffice(t *testing.T, change ...func(*Options)) *office {
+	t.Helper()
+	o := &office{t: t, records: make(map[string]*Record), news: make(chan struct{})}
+	opts := Options{Storage: newFiles(t, t.TempDir()), Tokens: NewTokens(nil), Identity: "test", Log: zap.NewNop(),
+		Addrs: Addrs{HTTP: "127.0.0.1:80", HTTPS: "127.0.0.1:443"}, Observe: o.observe, Changed: o.changed}
+	for _, f := range change {
+		f(&opts)
+	}
+	o.storage, o.Manager = opts.Storage, New(opts)
+	return o
+}
+
+// run has the Manager work until the test ends or stop is called.
+func (o *office) run() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := o.Start(ctx); err != nil {
+			o.t.Error(err)
+		}
+	}()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	o.t.Cleanup(stop)
+	return stop
+}
+
+func (o *office) observe(r *Record, s Step) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.steps = append(o.steps, s.Reason+" "+strings.Join(r.Names, ",")+": "+s.Message)
+	o.tell()
+}
+
+func (o *office) changed(r *Record) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.records[r.ID] = r
+	o.tell()
+}
+
+func (o *office) tell() {
+	close(o.news)
+	o.news = make(chan struct{})
+}
+
+// count returns how many steps begin with a text.
+func (o *office) count(text string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := 0
+	for _, s := range o.steps {
+		if strings.HasPrefix(s, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// record returns what was last told of something wanted, nil if nothing was.
+func (o *office) record(w Wanted) *Record {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.records[w.ID()]
+}
+
+// until waits for a condition, which is asked after each news.
+func (o *office) until(what string, condition func() bool) {
+	o.t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for {
+		o.mu.Lock()
+		news := o.news
+		o.mu.Unlock()
+		if condition() {
+			return
+		}
+		select {
+		case <-news:
+		case <-deadline.C:
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.t.Fatalf("still not: %s; steps:\n%s", what, strings.Join(o.steps, "\n"))
+		}
+	}
+}
+
+func (o *office) issued(w Wanted) func() bool {
+	return func() bool { r := o.record(w); return r != nil && r.Leaf() != nil }
+}
+
+// server is an ACME server of which only the directory is ever asked.
+func server(t *testing.T, name string, answer http.HandlerFunc) *Issuer {
+	t.Helper()
+	s := httptest.NewTLSServer(answer)
+	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+	i := ownIssuer(name)
+	i.Directory, i.Challenges = s.URL+"/dir", []string{HTTP01}
+	i.Roots = s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	return i
+}
+
+func ownIssuer(name string) *Issuer {
+	return &Issuer{Name: name, KeyType: DefaultKeyType, Lifetime: 30 * day, Timeout: time.Minute}
+}
+
+func want(i *Issuer, names ...string) Wanted {
+	slices.Sort(names)
+	return Wanted{Owner: "shop", Issuer: i, Names: names}
+}
+
+// silence answers no request before the test ends.
+func silence(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+// TestSlowIssuer: an issuer that does not answer holds up nobody else's orders.
+func TestSlowIssuer(t *testing.T) {
+	slow, own := server(t, "slow", silence), ownIssuer("own")
+	o := newOffice(t, func(o *Options) { o.InFlight = 2 })
+	stop := o.run()
+	defer stop()
+	waiting := []Wanted{want(slow, "a.example"), want(slow, "b.example"), want(slow, "c.example")}
+	o.Want(waiting)
+	o.until("two are in flight", func() bool { return o.count(StepOrdering) == 2 })
+	other := want(own, "d.example")
+	o.Want(append(waiting, other))
+	o.until("the other's certificate", o.issued(other))
+	if n := o.count(StepOrdering); n != 3 {
+		t.Errorf("%d orders, with two of one issuer at a time", n)
+	}
+}
+
+// TestSilentAboutRenewal: a CA that does not say when to renew is asked again
+// later, and its certificate's order does not wait for that.
+func TestSilentAboutRenewal(t *testing.T) {
+	slow := server(t, "slow", silence)
+	o := newOffice(t, func(o *Options) { o.AskTimeout = 50 * time.Millisecond; o.InFlight = 1 })
+	ca, err := newCA(ownIssuer("own"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := want(slow, "a.example")
+	chain, err := ca.issue(&x509.CertificateRequest{DNSNames: w.Names, PublicKey: ca.key.Public()}, 30*time.Second, time.Now()) // it asks within half a second
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Have = (&Record{Chain: chain}).Leaf()
+	o.run()
+	o.Want([]Wanted{w})
+	o.until("it was given up", func() bool { r := o.record(w); return r != nil && r.Renewal != nil })
+	if s := o.record(w).Renewal; !s.At.IsZero() || s.Next.IsZero() {
+		t.Errorf("without an answer: %+v", s)
+	}
+}

@@ -151,22 +151,27 @@ func TestStagingFirst(t *testing.T) {
 	}
 }
 
-// TestRateLimited: the CA's words are kept, and it is not asked again before it
-// wants to be.
+// limit has newOrder refused for a day.
+func limit(detail string) func(*pebble.Call) pebble.Verdict {
+	return func(c *pebble.Call) (v pebble.Verdict) {
+		if c.Kind == "order" {
+			v = pebble.Verdict{Status: http.StatusTooManyRequests, Problem: "rateLimited", Detail: detail, Header: http.Header{"Retry-After": {"86400"}}}
+		}
+		return v
+	}
+}
+
+// TestRateLimited: the CA's words are kept, and it is not asked for these names
+// again before it wants to be. Other names are not held up.
 func TestRateLimited(t *testing.T) {
 	r := newRig(t)
 	ca := r.pebble(pebble.Options{})
-	ca.Hook(func(c *pebble.Call) (v pebble.Verdict) {
-		if c.Kind == "order" {
-			v = pebble.Verdict{Status: http.StatusTooManyRequests, Problem: "rateLimited", Header: http.Header{"Retry-After": {"86400"}}}
-		}
-		return v
-	})
+	ca.Hook(limit("too many certificates already issued for a.example"))
 	r.start()
 	limited, other := wanted(issuer(t, ca), "a.example"), wanted(issuer(t, ca), "b.example")
 	r.manager.Want([]acme.Wanted{limited})
 	f := r.failed(limited)
-	if left := time.Until(f.RetryAfter); f.Reason != acme.ReasonRateLimited || !strings.Contains(f.Message, "the test says so") || left < 23*time.Hour {
+	if left := time.Until(f.RetryAfter); f.Reason != acme.ReasonRateLimited || f.Wide || !strings.Contains(f.Message, "too many certificates") || left < 23*time.Hour {
 		t.Errorf("%+v", f)
 	}
 	ca.Hook(nil)
@@ -175,6 +180,35 @@ func TestRateLimited(t *testing.T) {
 	rec, err := r.storage.Record(t.Context(), limited.ID())
 	if err != nil || rec.Failures.Count != 1 || ca.Orders()["a.example"] != 0 {
 		t.Errorf("%+v, %v, %v", rec.Failures, ca.Orders(), err)
+	}
+}
+
+// TestAccountRateLimited: where the CA has had enough of the account, nothing is
+// ordered from that issuer, after a restart neither; others are not held up.
+func TestAccountRateLimited(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{})
+	ca.Hook(limit("too many new orders from this account"))
+	i, second := issuer(t, ca), issuer(t, ca)
+	second.Name = "second"
+	stop := r.start()
+	first := wanted(i, "a.example")
+	r.manager.Want([]acme.Wanted{first})
+	if f := r.failed(first); !f.Wide {
+		t.Errorf("%+v", f)
+	}
+	ca.Hook(nil)
+	for range 2 {
+		other := wanted(second, fmt.Sprintf("b%d.example", len(ca.Orders())))
+		r.manager.Want([]acme.Wanted{first, wanted(i, "c.example"), wanted(i, "d.example"), other})
+		r.certificate(other)
+		stop()
+		stop = r.start()
+	}
+	for names := range ca.Orders() {
+		if !strings.HasPrefix(names, "b") {
+			t.Errorf("an order for %s", names)
+		}
 	}
 }
 

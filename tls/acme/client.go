@@ -74,6 +74,7 @@ func (c *client) obtain(ctx context.Context, csr *x509.CertificateRequest, chall
 	if err != nil {
 		f := classify(err)
 		f.retryAfter = s.heard.retryAfter()
+		f.wide = wide(f, err, csr.DNSNames)
 		return nil, f
 	}
 	return issued.Certificate, nil

@@ -278,7 +278,7 @@ func (p planned) lane() lane { return lane{p.wanted.Issuer.Name, p.action.Kind} 
 // plan returns what to do for everything that is wanted and not busy, in the
 // order in which it is due. Called with mu held.
 func (m *Manager) plan(now time.Time) []planned {
-	failed := m.failedValidations(now)
+	failed, held := m.failedValidations(now), m.held(now)
 	plan := make([]planned, 0, len(m.wanted))
 	for id, w := range m.wanted {
 		if _, busy := m.busy[id]; busy {
@@ -286,6 +286,7 @@ func (m *Manager) plan(now time.Time) []planned {
 		}
 		f := FactsOf(m.records[id], w, now)
 		f.Started, f.Jumped, f.Limited = m.started, m.jumped, limited(failed, w.Names)
+		f.Held = held[w.Issuer.Name]
 		plan = append(plan, planned{w, Next(f)})
 	}
 	slices.SortFunc(plan, func(a, b planned) int { return a.action.At.Compare(b.action.At) })
@@ -322,6 +323,18 @@ func (m *Manager) failedValidations(now time.Time) map[string][]time.Time {
 		}
 	}
 	return failed
+}
+
+// held returns until when issuers are left alone, whichever certificate it was
+// that they had enough of. Called with mu held.
+func (m *Manager) held(now time.Time) map[string]time.Time {
+	held := make(map[string]time.Time)
+	for _, r := range m.records {
+		if until := r.Failures.held(now, m.started); until.After(held[r.Issuer]) {
+			held[r.Issuer] = until
+		}
+	}
+	return held
 }
 
 // limited returns until when one of the names has had its failed validations.

@@ -226,7 +226,7 @@ func (o *order) abandon(ctx context.Context, r *Record) error {
 // add counts a failure. names are those of the order.
 func (n *Failures) add(f *failure, names []string, now time.Time) {
 	n.Count++
-	n.Last, n.Reason, n.Message, n.RetryAfter = now, f.reason, f.message, f.retryAfter
+	n.Last, n.Reason, n.Message, n.RetryAfter, n.Wide = now, f.reason, f.message, f.retryAfter, f.wide
 	n.Validations = n.recent(now)
 	if f.reason != ReasonValidation {
 		return

@@ -47,6 +47,39 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// TestWide: what the CA says of the account or of our address holds up every
+// order, what it says of names only theirs. The texts are those of Let's Encrypt.
+func TestWide(t *testing.T) {
+	names := []string{"a.b.example"}
+	limited := func(detail string, subs ...acmelib.Subproblem) error {
+		return fmt.Errorf("x: %w", acmelib.Problem{Type: acmelib.ProblemTypeRateLimited, Status: 429, Detail: detail, Subproblems: subs})
+	}
+	later := begun.Add(time.Hour)
+	for _, c := range []struct {
+		err   error
+		after time.Time
+		want  bool
+	}{
+		{limited("too many new orders (300) from this account in the last 3h0m0s, retry after 2026-03-01 00:00:00 UTC: see https://ca.b.example/docs"), later, true},
+		{limited("too many new registrations (10) from this IP address in the last 3h0m0s"), time.Time{}, true},
+		{limited("Service busy; retry later."), later, true},
+		{limited(`too many failed authorizations (5) for "a.b.example" in the last 1h0m0s`), later, false},
+		{limited(`too many certificates (50) already issued for "b.example" in the last 168h0m0s`), later, false},
+		{limited("too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s"), later, false},
+		{limited("enough", acmelib.Subproblem{Identifier: acmelib.Identifier{Value: "a.b.example"}}), later, false},
+		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 503}, later, true},
+		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 503}, time.Time{}, false},
+		{errors.New("HTTP 429: too many requests"), later, true},
+		{acmelib.Problem{Type: acmelib.ProblemTypeNamespace + "rejectedIdentifier", Status: 400}, later, false},
+	} {
+		f := classify(c.err)
+		f.retryAfter = c.after
+		if got := wide(f, c.err, names); got != c.want {
+			t.Errorf("%v, Retry-After %v: %v", c.err, c.after, got)
+		}
+	}
+}
+
 func TestHearing(t *testing.T) {
 	for _, c := range []struct {
 		status int

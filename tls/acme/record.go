@@ -66,6 +66,10 @@ type Failures struct {
 	Message string `json:"message"`
 	// RetryAfter is until when the CA does not want to be asked again.
 	RetryAfter time.Time `json:"retryAfter,omitzero"`
+	// Wide tells that the CA has had enough of the account or of us, not of
+	// these names: nothing is ordered from the issuer before the next attempt
+	// with this certificate.
+	Wide bool `json:"wide,omitempty"`
 	// Validations are the failed validations of the last hour by host. They
 	// outlive a success.
 	Validations map[string][]time.Time `json:"validations,omitempty"`
@@ -86,6 +90,10 @@ func (r *Record) Leaf() *x509.Certificate {
 	}
 	return leaf
 }
+
+// Held returns until when nothing is ordered from the record's issuer, because it
+// has had enough of us; zero: it has not.
+func (r *Record) Held(now time.Time) time.Time { return r.Failures.held(now, now) }
 
 // finish makes a record ready to be shared: nobody writes to it again.
 func (r *Record) finish() *Record {

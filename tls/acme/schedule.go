@@ -25,6 +25,8 @@ type Facts struct {
 	Hasty int
 	// Limited is until when a host has had its share of failed validations.
 	Limited time.Time
+	// Held is until when the issuer wants no orders at all.
+	Held time.Time
 	// Started is since when somebody looks: what was due before is spread,
 	// and does not begin at once everywhere.
 	Started time.Time
@@ -63,11 +65,11 @@ const (
 // times that a wrong clock showed.
 func Next(f Facts) Action {
 	if f.NotAfter.IsZero() {
-		return Action{PlaceOrder, latest(f.Now, f.retry(0), f.Limited), f.because("there is no certificate yet")}
+		return Action{PlaceOrder, latest(f.Now, f.retry(0), f.Limited, f.Held), f.because("there is no certificate yet")}
 	}
 	life := f.NotAfter.Sub(f.NotBefore)
 	due, why := f.due(life)
-	at := latest(due, f.retry(life), f.Limited, f.hold(due, life), f.floor(life))
+	at := latest(due, f.retry(life), f.Limited, f.Held, f.hold(due, life), f.floor(life))
 	if ask, ok := f.ask(); ok && ask.Before(at) {
 		return Action{AskRenewal, ask, "the CA is asked when to renew"}
 	}
@@ -75,6 +77,9 @@ func Next(f Facts) Action {
 }
 
 func (f Facts) because(why string) string {
+	if f.Held.After(f.Now) {
+		why += "; the CA wants no orders before " + f.Held.UTC().Format(time.RFC3339)
+	}
 	if f.Failures.Count > 0 {
 		return "try " + strconv.Itoa(f.Failures.Count+1) + ": " + why
 	}
@@ -168,10 +173,7 @@ func (f Facts) retry(life time.Duration) time.Time {
 	if n.Count == 0 {
 		return time.Time{}
 	}
-	last := n.Last
-	if last.After(f.Now) {
-		last = f.Started // seen under another clock; Now would move on with us
-	}
+	last, after := n.times(f.Now, f.Started)
 	b, ok := backoffs[n.Reason]
 	if !ok {
 		b = backoffs[ReasonRefused]
@@ -185,11 +187,36 @@ func (f Facts) retry(life time.Duration) time.Time {
 		wait = min(2*wait, longest)
 	}
 	wait += f.share("retry "+strconv.Itoa(n.Count), wait/4)
-	after := n.RetryAfter
+	return latest(last.Add(wait), after)
+}
+
+// times are when the last attempt failed and until when the CA did not want to be
+// asked again. What was seen under another clock counts from when somebody
+// started to look: now would move on with us.
+func (n *Failures) times(now, started time.Time) (last, after time.Time) {
+	last, after = n.Last, n.RetryAfter
+	if last.After(now) {
+		last = started
+		if !after.IsZero() {
+			after = last.Add(n.RetryAfter.Sub(n.Last))
+		}
+	}
 	if limit := last.Add(maxRetry); after.After(limit) {
 		after = limit
 	}
-	return latest(last.Add(wait), after)
+	return last, after
+}
+
+// held is until when an issuer that has had enough of us is left alone.
+func (n *Failures) held(now, started time.Time) time.Time {
+	if !n.Wide {
+		return time.Time{}
+	}
+	last, after := n.times(now, started)
+	if after.IsZero() {
+		after = last.Add(backoffs[n.Reason].first)
+	}
+	return after
 }
 
 // share is a part of d that is always the same for this certificate and

@@ -136,6 +136,28 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	}
 }
 
+// TestHeld: an issuer that has had enough of us is left alone as long as it says,
+// or for a while, and never for longer than a week.
+func TestHeld(t *testing.T) {
+	last := begun.Add(-time.Minute)
+	for _, c := range []struct{ last, after, want time.Time }{
+		{last, begun.Add(day), begun.Add(day)},
+		{last, time.Time{}, last.Add(15 * time.Minute)},
+		{last, begun.Add(3650 * day), last.Add(maxRetry)},
+		{begun.Add(400 * day), begun.Add(401 * day), begun.Add(day)}, // said under another clock
+	} {
+		n := Failures{Count: 1, Last: c.last, Reason: ReasonRateLimited, RetryAfter: c.after, Wide: true}
+		f := Facts{ID: "x", Now: begun, Started: begun, Held: n.held(begun, begun)}
+		if got := Next(f).At; !got.Equal(c.want) {
+			t.Errorf("%+v: ordered at %v, want %v", n, got, c.want)
+		}
+		n.Wide = false
+		if got := n.held(begun, begun); !got.IsZero() {
+			t.Errorf("what is about names holds up others until %v", got)
+		}
+	}
+}
+
 // TestWaitsEnd: whatever a wrong clock or a CA said, the time of the next attempt
 // does not move on with those who look.
 func TestWaitsEnd(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,6 +150,53 @@ func TestStagingFirst(t *testing.T) {
 	if s, p := staging.Orders()["b.example"], production.Orders()["b.example"]; s != 1 || p != 1 {
 		t.Errorf("%d orders for a test, %d real ones", s, p)
 	}
+}
+
+// TestForgottenAccount: an account that a CA has lost is made anew, with the same
+// key, and the order succeeds. What the test directory has lost costs nothing at
+// the real one.
+func TestForgottenAccount(t *testing.T) {
+	r := newRig(t)
+	production, staging := r.pebble(pebble.Options{}), r.pebble(pebble.Options{})
+	i := issuer(t, production)
+	i.Staging = staging.URL
+	i.Roots.AddCert(staging.CA.Cert)
+	r.start()
+	list := []acme.Wanted{wanted(i, "a.example")}
+	r.manager.Want(list)
+	r.certificate(list[0])
+	for n, ca := range []*pebble.Server{staging, production} {
+		known := [2]int{len(staging.Calls("account")), len(production.Calls("account"))}
+		forget(ca)
+		w := wanted(i, fmt.Sprintf("b%d.example", n))
+		list = append(list, w)
+		r.manager.Want(list)
+		r.until("the certificate", func() bool {
+			rec, err := r.storage.Record(t.Context(), w.ID())
+			return err == nil && (rec.Leaf() != nil || rec.Failures.Count > 0)
+		})
+		if rec := r.certificate(w); rec.Failures.Count > 0 {
+			t.Errorf("%+v", rec.Failures)
+		}
+		if other := 1 - n; [2]int{len(staging.Calls("account")), len(production.Calls("account"))}[other] != known[other] {
+			t.Error("the other directory's account was made anew")
+		}
+	}
+}
+
+// forget has a CA not know the account that it is asked by, until one is made.
+func forget(ca *pebble.Server) {
+	var made, old atomic.Bool // old: the order that goes on with the old account has come
+	ca.Hook(func(c *pebble.Call) (v pebble.Verdict) {
+		switch {
+		case c.Kind == "account":
+			made.Store(true)
+		case c.Kind == "order" && !c.After && (!made.Load() || !old.Load()):
+			old.Store(made.Load())
+			v = pebble.Verdict{Status: http.StatusBadRequest, Problem: "accountDoesNotExist"}
+		}
+		return v
+	})
 }
 
 // limit has newOrder refused for a day.

@@ -82,6 +82,8 @@ func classifyProblem(p acmelib.Problem) *failure {
 		f.reason = ReasonUnavailable
 	case f.host != "":
 		f.reason = ReasonValidation
+	case p.Type == acmelib.ProblemTypeUnauthorized && strings.Contains(strings.ToLower(p.Detail), "account"):
+		f.message += "; if the account was deactivated, another email or name of the issuer makes a new one"
 	}
 	return f
 }

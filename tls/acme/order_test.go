@@ -34,6 +34,7 @@ func TestClassify(t *testing.T) {
 		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 500, Resource: of("a.example")}, ReasonUnavailable, "a.example", "serverInternal"},
 		{acmelib.Problem{Type: acmelib.ProblemTypeBadNonce, Status: 400}, ReasonUnavailable, "", "badNonce"},
 		{acmelib.Problem{Type: urn + "rejectedIdentifier", Detail: "never", Status: 400, Subproblems: []acmelib.Subproblem{{Problem: acmelib.Problem{Detail: "blocked"}, Identifier: acmelib.Identifier{Value: "b.example"}}}}, ReasonRefused, "", "rejectedIdentifier: never; b.example: blocked"},
+		{acmelib.Problem{Type: urn + "unauthorized", Detail: "An account with the provided public key exists but is deactivated", Status: 403}, ReasonRefused, "", "another email or name"},
 		{fmt.Errorf("x: %w", errStorage), ReasonStorage, "", "storage"},
 		{fmt.Errorf("x: %w", context.DeadlineExceeded), ReasonUnavailable, "", "deadline"},
 		{&net.OpError{Op: "dial", Err: errors.New("refused")}, ReasonUnavailable, "", "refused"},

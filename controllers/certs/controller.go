@@ -18,7 +18,7 @@ import (
 )
 
 // Options configure a Controller. All but Ingresses, Secrets, Unwritten, Events,
-// Metrics and Now are required.
+// Metrics, Draining and Now are required.
 type Options struct {
 	Issuers *acme.Issuers
 	Storage acme.Storage
@@ -40,7 +40,9 @@ type Options struct {
 	// Events are told of each step of an order; nil: only the log is.
 	Events  EventWriter
 	Metrics *acme.Metrics
-	Now     func() time.Time
+	// Draining is closed when no order is to begin any more; may be nil.
+	Draining <-chan struct{}
+	Now      func() time.Time
 	// Zap is the process's log core, for certmagic; Log is the same for us.
 	Zap *zap.Logger
 	Log logr.Logger
@@ -89,7 +91,7 @@ func NewController(opts Options) *Controller {
 	}
 	c.manager = acme.New(acme.Options{
 		Storage: opts.Storage, Tokens: opts.Tokens, Addrs: opts.Addrs, Identity: opts.Identity,
-		Observe: c.observe, Changed: c.SetRecord, Metrics: opts.Metrics, Now: opts.Now, Log: opts.Zap,
+		Observe: c.observe, Changed: c.SetRecord, Metrics: opts.Metrics, Draining: opts.Draining, Now: opts.Now, Log: opts.Zap,
 	})
 	if c.opts.Ingresses == nil {
 		c.opts.Ingresses = c.givenIngresses

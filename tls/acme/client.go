@@ -246,7 +246,11 @@ func (s *issuerStorage) Load(ctx context.Context, key string) ([]byte, error) {
 	return s.Storage.Load(ctx, s.key(key))
 }
 
+// Delete forgets a challenge even where the order has ended with its context,
+// which acmez hands on: tokens of orders that took too long would stay for ever.
 func (s *issuerStorage) Delete(ctx context.Context, key string) error {
+	ctx, cancel := outlive(ctx, farewell)
+	defer cancel()
 	return s.Storage.Delete(ctx, s.key(key))
 }
 

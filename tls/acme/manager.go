@@ -64,6 +64,9 @@ type Options struct {
 	// Changed is told of each record that was stored; may be nil.
 	Changed func(*Record)
 	Metrics *Metrics // may be nil
+	// Draining is closed when no order is to begin any more, since challenges
+	// will soon not be answered here; nil: there is no such time.
+	Draining <-chan struct{}
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 	Log *zap.Logger
@@ -125,10 +128,31 @@ func (m *Manager) Want(list []Wanted) {
 	m.mu.Lock()
 	m.wanted = make(map[string]Wanted, len(list))
 	for _, w := range list {
+		if other, twice := m.wanted[w.ID()]; twice {
+			w.Have = sooner(w.Have, other.Have)
+		}
 		m.wanted[w.ID()] = w
 	}
 	m.mu.Unlock()
 	m.signal()
+}
+
+// sooner returns the certificate that has to be replaced sooner: none is due now.
+func sooner(a, b *x509.Certificate) *x509.Certificate {
+	if a == nil || b != nil && a.NotAfter.Before(b.NotAfter) {
+		return a
+	}
+	return b
+}
+
+// draining reports whether no order is to begin any more.
+func (m *Manager) draining() bool {
+	select {
+	case <-m.opts.Draining: // nil: never
+		return true
+	default:
+		return false
+	}
 }
 
 func (m *Manager) signal() {
@@ -223,7 +247,7 @@ func (m *Manager) close() {
 func (m *Manager) begin(ctx context.Context, orders *sync.WaitGroup) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.clients == nil { // not even the records could be read
+	if m.clients == nil || m.draining() { // without clients not even the records could be read
 		return look
 	}
 	now := m.opts.Now()
@@ -461,7 +485,11 @@ func (m *Manager) sweep(ctx context.Context) {
 			old = append(old, r)
 		}
 	}
+	idle := len(m.busy) == 0
 	m.mu.Unlock()
+	if idle && !first {
+		m.forgetTokens(ctx, now)
+	}
 	for _, r := range old {
 		if err := m.opts.Storage.DeleteRecord(ctx, r); err != nil {
 			m.opts.Log.Info("an old record of a certificate could not be deleted", zap.Strings("names", r.Names), zap.Error(err))
@@ -470,6 +498,26 @@ func (m *Manager) sweep(ctx context.Context) {
 		m.mu.Lock()
 		delete(m.records, r.ID)
 		m.mu.Unlock()
+	}
+}
+
+// forgetTokens deletes challenges that a process has left behind which died in
+// the middle of an order.
+func (m *Manager) forgetTokens(ctx context.Context, now time.Time) {
+	keys, err := m.opts.Storage.List(ctx, "issuers", true)
+	if err != nil {
+		return // there are none yet, or the next hour will do
+	}
+	for _, key := range keys {
+		if !IsToken(key) {
+			continue
+		}
+		if info, err := m.opts.Storage.Stat(ctx, key); err != nil || now.Sub(info.Modified) < time.Hour {
+			continue
+		}
+		if err := m.opts.Storage.Delete(ctx, key); err != nil {
+			m.opts.Log.Info("an old challenge could not be deleted", zap.String("key", key), zap.Error(err))
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,6 +110,7 @@ func (o *office) until(what string, condition func() bool) {
 		}
 		select {
 		case <-news:
+		case <-time.After(50 * time.Millisecond): // not all is told
 		case <-deadline.C:
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -182,4 +184,176 @@ func TestSilentAboutRenewal(t *testing.T) {
 	if s := o.record(w).Renewal; !s.At.IsZero() || s.Next.IsZero() {
 		t.Errorf("without an answer: %+v", s)
 	}
+}
+
+// guarded is a Storage whose calls may be held up or refused.
+type guarded struct {
+	Storage
+	hold   func()                               // before a lock is taken
+	put    func(context.Context, *Record) error // before a record is stored
+	remove func(context.Context, string) error  // before a value is deleted
+}
+
+func (g *guarded) Hold(ctx context.Context, name string) (context.Context, func(), error) {
+	if g.hold != nil {
+		g.hold()
+	}
+	return g.Storage.Hold(ctx, name)
+}
+
+func (g *guarded) PutRecord(ctx context.Context, r *Record) error {
+	if g.put != nil {
+		if err := g.put(ctx, r); err != nil {
+			return err
+		}
+	}
+	return g.Storage.PutRecord(ctx, r)
+}
+
+func (g *guarded) Delete(ctx context.Context, key string) error {
+	if g.remove != nil {
+		if err := g.remove(ctx, key); err != nil {
+			return err
+		}
+	}
+	return g.Storage.Delete(ctx, key)
+}
+
+// TestIssuedAtTheEnd: a certificate that comes while the process ends is stored.
+func TestIssuedAtTheEnd(t *testing.T) {
+	begun, ended := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(begun); <-ended })
+	storage := &guarded{Storage: newFiles(t, t.TempDir()), put: func(ctx context.Context, r *Record) error {
+		if len(r.Chain) > 0 {
+			once()
+		}
+		return ctx.Err()
+	}}
+	o := newOffice(t, func(o *Options) { o.Storage = storage })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- o.Start(ctx) }()
+	w := want(ownIssuer("own"), "a.example")
+	o.Want([]Wanted{w})
+	<-begun
+	cancel()
+	close(ended)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if r, err := storage.Record(t.Context(), w.ID()); err != nil || r.Leaf() == nil || r.Order != nil {
+		t.Errorf("the certificate is lost: %+v, %v", r, err)
+	}
+}
+
+// TestUnwantedMeanwhile: what nobody wants any more when its turn has come is not
+// ordered.
+func TestUnwantedMeanwhile(t *testing.T) {
+	waits, unwanted := make(chan struct{}), make(chan struct{})
+	var held atomic.Bool
+	storage := &guarded{Storage: newFiles(t, t.TempDir()), hold: func() {
+		if held.CompareAndSwap(false, true) {
+			close(waits)
+			<-unwanted
+		}
+	}}
+	o := newOffice(t, func(o *Options) { o.Storage = storage })
+	stop := o.run()
+	w, other := want(ownIssuer("own"), "a.example"), want(ownIssuer("own"), "b.example")
+	o.Want([]Wanted{w})
+	<-waits
+	o.Want([]Wanted{other})
+	close(unwanted)
+	o.until("another certificate", o.issued(other))
+	o.until("nothing is in flight", func() bool {
+		o.Manager.mu.Lock()
+		defer o.Manager.mu.Unlock()
+		return len(o.busy) == 0
+	})
+	stop()
+	if r, err := storage.Record(t.Context(), w.ID()); err == nil || o.count(StepOrdering+" a.example") > 0 {
+		t.Errorf("it was ordered: %+v", r)
+	}
+}
+
+// TestWantedTwice: one certificate for two who want it is ordered when the first
+// of them needs it, in whatever order they come.
+func TestWantedTwice(t *testing.T) {
+	ca, err := newCA(ownIssuer("own"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := ca.issue(&x509.CertificateRequest{DNSNames: []string{"a.example"}, PublicKey: ca.key.Public()}, 30*day, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, first := range []bool{true, false} {
+		o := newOffice(t)
+		o.run()
+		has, hasNot := want(ownIssuer("own"), "a.example"), want(ownIssuer("own"), "a.example")
+		has.Have = (&Record{Chain: chain}).Leaf()
+		list := []Wanted{has, hasNot}
+		if first {
+			list = []Wanted{hasNot, has}
+		}
+		o.Want(list)
+		o.until("the certificate", o.issued(has))
+	}
+}
+
+// TestDraining: a process that ends begins no order.
+func TestDraining(t *testing.T) {
+	draining := make(chan struct{})
+	o := newOffice(t, func(o *Options) { o.Draining = draining })
+	o.reset(nil)
+	defer o.close()
+	o.Want([]Wanted{want(ownIssuer("own"), "a.example")})
+	close(draining)
+	var orders sync.WaitGroup
+	o.begin(t.Context(), &orders)
+	orders.Wait()
+	if n := o.count(""); n != 0 {
+		t.Errorf("%d steps", n)
+	}
+}
+
+// TestTokensGo: challenges are deleted although their order has ended, and those
+// of a process that died in time.
+func TestTokensGo(t *testing.T) {
+	files := newFiles(t, t.TempDir())
+	storage := &issuerStorage{Storage: &guarded{Storage: files, remove: func(ctx context.Context, _ string) error { return ctx.Err() }}, prefix: "issuers/own"}
+	for _, host := range []string{"a", "b"} {
+		if err := storage.Store(t.Context(), "acme/ca/challenge_tokens/"+host+".json", []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := storage.Delete(ended, "acme/ca/challenge_tokens/a.json"); err != nil {
+		t.Error(err)
+	}
+	var ahead time.Duration
+	o := newOffice(t, func(o *Options) { o.Storage = files; o.Now = func() time.Time { return time.Now().Add(ahead) } })
+	o.reset(nil)
+	defer o.close()
+	for _, c := range []struct {
+		ahead time.Duration
+		left  int
+	}{{0, 1}, {30 * time.Minute, 1}, {2 * time.Hour, 0}} {
+		ahead = c.ahead
+		o.sweep(t.Context())
+		if keys, err := files.List(t.Context(), "issuers", true); countTokens(keys) != c.left {
+			t.Errorf("%v later there are %v, %v", c.ahead, keys, err)
+		}
+	}
+}
+
+func countTokens(keys []string) int {
+	n := 0
+	for _, k := range keys {
+		if IsToken(k) {
+			n++
+		}
+	}
+	return n
 }

@@ -24,9 +24,25 @@ type order struct {
 	why    string
 }
 
-// farewell is how long a process that ends may take to say that its order is
-// not in flight any more.
-const farewell = 3 * time.Second
+// farewell is how long a process that ends, or has lost its lock, may take to
+// store what became of its order. No other order comes in between unseen: a
+// record that was changed meanwhile is not overwritten.
+const farewell = 5 * time.Second
+
+// outlive returns a context that ends some time after ctx.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(by)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-late.Done():
+		}
+	})
+	return late, func() { stop(); cancel() }
+}
 
 // place places the order under the lock of its names. It returns an error only
 // if the outcome could not be stored.
@@ -41,7 +57,9 @@ func (o *order) place(ctx context.Context) error {
 		return err
 	}
 	if !o.stillDue(r) {
-		o.m.take(r)
+		if r.Version != "" {
+			o.m.take(r)
+		}
 		return nil
 	}
 	key, err := o.prepare(held, r)
@@ -69,10 +87,14 @@ func (o *order) place(ctx context.Context) error {
 	return o.issued(held, r, chain)
 }
 
-// stillDue looks again: what is stored may be newer than what was decided on.
+// stillDue looks again: what is stored may be newer than what was decided on, and
+// nobody may want it any more.
 func (o *order) stillDue(r *Record) bool {
 	o.m.mu.Lock()
 	defer o.m.mu.Unlock()
+	if _, wanted := o.m.wanted[r.ID]; !wanted || o.m.draining() {
+		return false
+	}
 	if known := o.m.records[r.ID]; known != nil && known.Version == r.Version {
 		return true
 	}
@@ -156,9 +178,11 @@ func concrete(name string) string {
 	return name
 }
 
-// issued stores the certificate. It was paid for: as long as the lock is ours,
-// it is tried again and again.
+// issued stores the certificate. It was paid for: as long as the lock is ours, and
+// a little longer, it is tried again and again.
 func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
+	ctx, cancel := outlive(ctx, farewell)
+	defer cancel()
 	now, before := o.m.opts.Now(), FactsOf(r, o.wanted, o.m.opts.Now())
 	r.Chain, r.Key, r.NextKey = bytes.TrimSpace(chain), r.NextKey, nil
 	r.Chain = append(r.Chain, '\n')
@@ -199,6 +223,8 @@ func (o *order) hasty(r *Record) {
 }
 
 func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
+	ctx, cancel := outlive(ctx, farewell)
+	defer cancel()
 	now := o.m.opts.Now()
 	r.Order = nil
 	r.Failures.add(f, r.Names, now)
@@ -217,7 +243,7 @@ func (o *order) abandon(ctx context.Context, r *Record) error {
 	if ctx.Err() == nil {
 		return errors.New("the lock of the order was lost; its outcome is unknown")
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	ctx, cancel := outlive(ctx, farewell)
 	defer cancel()
 	r.Order = nil
 	return o.m.put(ctx, r)

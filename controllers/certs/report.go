@@ -67,7 +67,7 @@ func (c *Controller) describe(e entry, held map[string]time.Time, now time.Time)
 	}
 	r := c.recordOf(e)
 	leaf := e.state.leaf()
-	if r.cert != nil && newer(r.cert, e) {
+	if r.cert != nil && better(r, e, now) {
 		leaf = r.cert.Leaf
 	}
 	if leaf != nil {

@@ -22,6 +22,10 @@ type Record struct {
 	Key   []byte `json:"key,omitempty"`
 	// Issued is when Chain came, by the clock of who ordered it.
 	Issued time.Time `json:"issued,omitzero"`
+	// Sequence grows with each certificate, also where the record was lost in
+	// between: it is the time of issue in Unix seconds, or one more than the
+	// last.
+	Sequence int64 `json:"sequence,omitempty"`
 	// Hasty counts the certificates in a row that were due as soon as they
 	// came.
 	Hasty int `json:"hasty,omitempty"`

@@ -100,6 +100,9 @@ func (f Facts) due(life time.Duration) (time.Time, string) {
 	return f.NotAfter.Add(-third).Add(-f.share(f.NotBefore.String(), life/20)), "two thirds of its life are over"
 }
 
+// Due reports whether the certificate is to be renewed, or has ended.
+func (f Facts) Due() bool { return f.hasty(f.Now) }
+
 // hasty reports whether a certificate that was just issued is due already: the
 // CA's clock and ours differ, or it suggests so.
 func (f Facts) hasty(at time.Time) bool {

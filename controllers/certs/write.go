@@ -1,10 +1,7 @@
 package certs
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"maps"
 	"strconv"
@@ -148,7 +145,7 @@ func newTLSSecret(ref certstore.SecretRef, r *acme.Record) *corev1.Secret {
 			Labels: map[string]string{ManagedLabel: "true"}, Annotations: map[string]string{issuedBy: r.Issuer, issuedAs: sequence(r)},
 		},
 		Type: corev1.SecretTypeTLS,
-		Data: withCA(map[string][]byte{corev1.TLSCertKey: r.Chain, corev1.TLSPrivateKeyKey: r.Key}),
+		Data: withCA(map[string][]byte{corev1.TLSCertKey: r.Chain, corev1.TLSPrivateKeyKey: r.Key}, r.Roots),
 	}
 }
 
@@ -158,29 +155,18 @@ func renewed(was *corev1.Secret, r *acme.Record) *corev1.Secret {
 	s := adopted(was, r.Issuer)
 	s.Annotations[issuedAs] = sequence(r)
 	s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey] = r.Chain, r.Key
-	withCA(s.Data)
+	withCA(s.Data, r.Roots)
 	return s
 }
 
 func sequence(r *acme.Record) string { return strconv.FormatInt(r.Sequence, 10) }
 
-// withCA puts the root that a chain ends with, as those of a CA of our own do,
-// beside it under the name that clients look for; there is none otherwise.
-func withCA(data map[string][]byte) map[string][]byte {
+// withCA puts what clients should trust beside a certificate of a CA of our own,
+// under the name that they look for; there is none otherwise.
+func withCA(data map[string][]byte, roots []byte) map[string][]byte {
 	delete(data, corev1.ServiceAccountRootCAKey)
-	var last *pem.Block
-	for rest := data[corev1.TLSCertKey]; ; {
-		block, more := pem.Decode(rest)
-		if block == nil {
-			break
-		}
-		last, rest = block, more
-	}
-	if last == nil {
-		return data
-	}
-	if root, err := x509.ParseCertificate(last.Bytes); err == nil && root.IsCA && bytes.Equal(root.RawIssuer, root.RawSubject) {
-		data[corev1.ServiceAccountRootCAKey] = pem.EncodeToMemory(last)
+	if len(roots) > 0 {
+		data[corev1.ServiceAccountRootCAKey] = roots
 	}
 	return data
 }

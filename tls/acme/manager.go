@@ -45,6 +45,7 @@ const (
 	StepIssued   = "CertificateIssued"
 	StepFailed   = "CertificateFailed"
 	StepHasty    = "CertificateDueAtOnce"
+	StepNewCA    = "CertificateAuthorityAdded"
 )
 
 // Options configure a Manager. Storage, Tokens and Log are required.

@@ -22,6 +22,7 @@ type order struct {
 	client *client
 	wanted Wanted
 	why    string
+	roots  []byte // of a CA of our own that has issued
 }
 
 // farewell is how long a process that ends, or has lost its lock, may take to
@@ -132,12 +133,7 @@ func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byt
 		return nil, err
 	}
 	if o.wanted.Issuer.Internal() {
-		now := o.m.opts.Now()
-		ca, err := openCA(ctx, o.m.opts.Storage, o.wanted.Issuer, now)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errStorage, err)
-		}
-		return ca.issue(csr, o.wanted.Issuer.Lifetime, now)
+		return o.sign(ctx, r, csr)
 	}
 	o.m.opts.Metrics.ordered(r.Issuer)
 	replaces := r.Leaf()
@@ -147,6 +143,25 @@ func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byt
 		replaces = nil
 	}
 	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), replaces, r.Leaf() == nil)
+}
+
+// sign has a CA of our own issue the certificate.
+func (o *order) sign(ctx context.Context, r *Record, csr *x509.CertificateRequest) ([]byte, error) {
+	now, issuer := o.m.opts.Now(), o.wanted.Issuer
+	list, made, err := openCA(ctx, o.m.opts.Storage, issuer, now)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStorage, err)
+	}
+	ca := list.signer(issuer, now)
+	o.roots = list.roots(ca, now)
+	if made {
+		next := list[len(list)-1].cert
+		message := fmt.Sprintf("%s has another CA, %s, valid until %s, which signs when the last is near its end; clients should trust it, too: it is in ca.crt of each Secret that is written from now on",
+			issuer.Name, next.Subject.CommonName, next.NotAfter.UTC().Format(time.RFC3339))
+		o.m.opts.Log.Warn("an issuer has another CA", zap.String("issuer", issuer.Name), zap.String("message", message))
+		o.m.opts.Observe(r, Step{Reason: StepNewCA, Message: message})
+	}
+	return ca.issue(csr, issuer.Lifetime, now)
 }
 
 // check holds what a CA returned against what was asked for.
@@ -186,7 +201,7 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 	now, before := o.m.opts.Now(), FactsOf(r, o.wanted, o.m.opts.Now())
 	r.Chain, r.Key, r.NextKey = bytes.TrimSpace(chain), r.NextKey, nil
 	r.Chain = append(r.Chain, '\n')
-	r.Order, r.Renewal = nil, nil
+	r.Roots, r.Order, r.Renewal = o.roots, nil, nil
 	r.Failures = Failures{Validations: r.Failures.recent(now)}
 	r.Issued, r.Sequence = now, max(r.Sequence+1, now.Unix())
 	hasty := FactsOf(r, o.wanted, now).hasty(now)

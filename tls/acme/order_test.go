@@ -150,14 +150,10 @@ func TestSuggestion(t *testing.T) {
 func TestInternalCA(t *testing.T) {
 	dir := t.TempDir()
 	issuer := &Issuer{Name: "own", KeyType: DefaultKeyType, Suffixes: []string{"example.com"}, Lifetime: day}
-	one, err1 := openCA(t.Context(), newFiles(t, dir), issuer, begun)
-	two, err2 := openCA(t.Context(), newFiles(t, dir), issuer, begun.Add(day))
+	one, err1 := signing(t, dir, issuer, begun)
+	two, err2 := signing(t, dir, issuer, begun.Add(day))
 	if err := errors.Join(err1, err2); err != nil || !one.cert.Equal(two.cert) {
 		t.Fatalf("two CAs: %v", err)
-	}
-	later, err := openCA(t.Context(), newFiles(t, dir), issuer, one.cert.NotAfter.Add(-caRemake+time.Hour))
-	if err != nil || later.cert.Equal(one.cert) {
-		t.Errorf("a CA is used until its end: %v", err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(one.cert)
@@ -171,6 +167,77 @@ func TestInternalCA(t *testing.T) {
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name, CurrentTime: begun}); (err == nil) != valid {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	chain, err := one.issue(&x509.CertificateRequest{DNSNames: []string{"a.example.com"}, PublicKey: one.key.Public()}, 20*caLifetime, begun)
+	if leaf := (&Record{Chain: chain}).Leaf(); err != nil || !leaf.NotAfter.Equal(one.cert.NotAfter) {
+		t.Errorf("a certificate ends at %v, its CA at %v, %v", leaf.NotAfter, one.cert.NotAfter, err)
+	}
+	other := *issuer
+	other.Suffixes = []string{"example.org"}
+	if ca, err := signing(t, dir, &other, begun.Add(day)); err != nil || ca.cert.Equal(one.cert) {
+		t.Errorf("a CA signs what it is constrained not to, %v", err)
+	}
+}
+
+// signing returns the CA that signs at a time.
+func signing(t *testing.T, dir string, i *Issuer, now time.Time) (*internalCA, error) {
+	list, _, err := openCA(t.Context(), newFiles(t, dir), i, now)
+	return list.signer(i, now), err
+}
+
+// TestNextCA: the next CA is known for half a year before it signs, and no clock
+// costs the one there is.
+func TestNextCA(t *testing.T) {
+	dir, issuer := t.TempDir(), ownIssuer("own")
+	first, err := signing(t, dir, issuer, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := first.cert.NotAfter
+	for _, c := range []struct {
+		now   time.Time
+		first bool // it signs
+		roots int
+	}{
+		{end.Add(-caNext - day), true, 1},
+		{end.Add(-caNext + day), true, 2},
+		{end.Add(-caSwitch - day), true, 2},
+		{end.Add(-caSwitch + day), false, 2},
+		{end.Add(day), false, 1},
+		{end.Add(50 * 365 * day), false, 1}, // a clock far ahead
+		{begun.Add(day), true, 3},           // set right
+	} {
+		list, _, err := openCA(t.Context(), newFiles(t, dir), issuer, c.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ca := list.signer(issuer, c.now)
+		if ca.cert.Equal(first.cert) != c.first {
+			t.Errorf("%v: signed by %s", c.now, ca.cert.Subject)
+		}
+		if n := strings.Count(string(list.roots(ca, c.now)), "BEGIN CERTIFICATE"); n != c.roots {
+			t.Errorf("%v: clients are to trust %d CAs, want %d", c.now, n, c.roots)
+		}
+	}
+	if _, err := signing(t, dir, issuer, begun.Add(-365*day)); err == nil || !strings.Contains(err.Error(), "set the clock") {
+		t.Errorf("a clock before the CA: %v", err)
+	}
+}
+
+// TestNextCAIsTold: whoever gets a certificate hears of the next CA, and finds it
+// in what clients are to trust.
+func TestNextCAIsTold(t *testing.T) {
+	files, issuer := newFiles(t, t.TempDir()), ownIssuer("own")
+	if _, _, err := openCA(t.Context(), files, issuer, time.Now().Add(-caLifetime+caNext-day)); err != nil {
+		t.Fatal(err)
+	}
+	o := newOffice(t, func(o *Options) { o.Storage = files })
+	o.run()
+	w := want(issuer, "a.example")
+	o.Want([]Wanted{w})
+	o.until("the certificate", o.issued(w))
+	if n := strings.Count(string(o.record(w).Roots), "BEGIN CERTIFICATE"); n != 2 || o.count(StepNewCA) != 1 {
+		t.Errorf("%d roots, told %d times", n, o.count(StepNewCA))
 	}
 }
 

@@ -20,6 +20,9 @@ type Record struct {
 	// Chain and Key are the certificate in PEM; empty before the first.
 	Chain []byte `json:"chain,omitempty"`
 	Key   []byte `json:"key,omitempty"`
+	// Roots are what clients should trust Chain by, in PEM, where the CA is our
+	// own; empty: they know it.
+	Roots []byte `json:"roots,omitempty"`
 	// Issued is when Chain came, by the clock of who ordered it.
 	Issued time.Time `json:"issued,omitzero"`
 	// Sequence grows with each certificate, also where the record was lost in

@@ -111,6 +111,7 @@ func (f *acmeFlags) certificates() (*certificates, error) {
 	if err != nil || issuers == nil {
 		return nil, err
 	}
+	acme.IdentifyAs("portico", program.Version())
 	return &certificates{issuers: issuers, tokens: acme.NewTokens(nil), metrics: acme.NewMetrics()}, nil
 }
 

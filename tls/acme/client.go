@@ -49,6 +49,13 @@ type seatKey struct{ directory, challenge string }
 // empty: there is none. certmagic finds them taken and opens none of its own.
 type Addrs struct{ HTTP, HTTPS string }
 
+// IdentifyAs says what ACME servers are told in User-Agent (RFC 8555 §6.1), before
+// the names of the libraries. It is for a program to call before any Manager is
+// started; certmagic takes it from a variable.
+func IdentifyAs(program, version string) {
+	certmagic.UserAgent = program + "/" + strings.Trim(version, "()")
+}
+
 func newClient(i *Issuer, cache *certmagic.Cache, storage Storage, addrs Addrs, log *zap.Logger) *client {
 	log = log.With(zap.String("issuer", i.Name))
 	own := &issuerStorage{Storage: storage, prefix: path.Join("issuers", i.Name)}

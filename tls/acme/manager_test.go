@@ -357,3 +357,42 @@ func countTokens(keys []string) int {
 	}
 	return n
 }
+
+// TestToldOnce: a state is told once, and once an hour as long as it lasts.
+func TestToldOnce(t *testing.T) {
+	now := begun
+	o := newOffice(t, func(o *Options) { o.Now = func() time.Time { return now } })
+	o.reset(nil)
+	defer o.close()
+	w := want(ownIssuer("own"), "a.example")
+	r, try := w.record(), &order{m: o.Manager, wanted: w}
+	fail := func(times int, every time.Duration, reason Reason) {
+		for range times {
+			now = now.Add(every)
+			try.tell(r, Step{Reason: StepOrdering})
+			if err := try.failed(t.Context(), r, &failure{reason: reason, message: now.String()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		times         int
+		every         time.Duration
+		reason        Reason
+		order, failed int // told so far
+	}{
+		{1, time.Minute, ReasonUnavailable, 1, 1},
+		{50, time.Minute, ReasonUnavailable, 1, 1},
+		{20, time.Minute, ReasonUnavailable, 2, 2},
+		{1, time.Minute, ReasonValidation, 2, 3},
+		{3, 2 * time.Hour, ReasonValidation, 5, 6},
+	} {
+		fail(c.times, c.every, c.reason)
+		if ordered, failed := o.count(StepOrdering), o.count(StepFailed); ordered != c.order || failed != c.failed {
+			t.Errorf("%v: %d orders and %d failures told, want %d and %d", c, ordered, failed, c.order, c.failed)
+		}
+	}
+	if !strings.Contains(o.steps[3], "so since 2026-03-01T00:01:00Z, 61 attempts") {
+		t.Errorf("%s", strings.Join(o.steps, "\n"))
+	}
+}

@@ -30,6 +30,9 @@ type order struct {
 // record that was changed meanwhile is not overwritten.
 const farewell = 5 * time.Second
 
+// tellAgain is how long after an Event another tells of the same.
+const tellAgain = time.Hour
+
 // outlive returns a context that ends some time after ctx.
 func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
 	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -68,7 +71,7 @@ func (o *order) place(ctx context.Context) error {
 		return err
 	}
 	o.m.opts.Log.Info("ordering a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("why", o.why))
-	o.m.opts.Observe(r, Step{Reason: StepOrdering, Message: fmt.Sprintf("ordering a certificate from %s: %s", r.Issuer, o.why)})
+	o.tell(r, Step{Reason: StepOrdering, Message: fmt.Sprintf("ordering a certificate from %s: %s", r.Issuer, o.why)})
 	limit, cancel := context.WithTimeout(held, o.wanted.Issuer.Timeout)
 	defer cancel()
 	chain, err := o.obtain(limit, r, key)
@@ -247,9 +250,28 @@ func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
 	o.m.opts.Log.Warn("a certificate was not issued", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer),
 		zap.String("reason", string(f.reason)), zap.String("message", f.message), zap.String("next", next.At.UTC().Format(time.RFC3339)))
 	o.m.opts.Metrics.failed(r.Issuer, f.reason)
-	o.m.opts.Observe(r, Step{Reason: StepFailed, Failed: true,
-		Message: fmt.Sprintf("%s: %s; tried again at %s", r.Issuer, f.message, next.At.UTC().Format(time.RFC3339))})
+	message := fmt.Sprintf("%s: %s; tried again at %s", r.Issuer, f.message, next.At.UTC().Format(time.RFC3339))
+	if r.Failures.First.Before(now) {
+		message += fmt.Sprintf(" (so since %s, %d attempts without a certificate)", r.Failures.First.UTC().Format(time.RFC3339), r.Failures.Count)
+	}
+	o.tell(r, Step{Reason: StepFailed, Failed: true, Message: message})
+	if r.Failures.due(now) {
+		r.Failures.Told = now
+	}
 	return o.m.put(ctx, r)
+}
+
+// tell tells of a step, unless the same was told within the hour: a CA that is
+// down for a day makes no thousand Events. The log has them all.
+func (o *order) tell(r *Record, s Step) {
+	if r.Failures.due(o.m.opts.Now()) {
+		o.m.opts.Observe(r, s)
+	}
+}
+
+// due reports whether a failure is to be told.
+func (n *Failures) due(now time.Time) bool {
+	return n.Count == 0 || n.Told.IsZero() || now.Sub(n.Told).Abs() >= tellAgain
 }
 
 // abandon says that the order is not in flight any more, if the lock is still
@@ -266,7 +288,9 @@ func (o *order) abandon(ctx context.Context, r *Record) error {
 
 // add counts a failure. names are those of the order.
 func (n *Failures) add(f *failure, names []string, now time.Time) {
-	n.Count++
+	if n.Count++; n.Reason != f.reason {
+		n.First, n.Told = now, time.Time{}
+	}
 	n.Last, n.Reason, n.Message, n.RetryAfter, n.Wide = now, f.reason, f.message, f.retryAfter, f.wide
 	n.Validations = n.recent(now)
 	if f.reason != ReasonValidation {

@@ -77,6 +77,10 @@ type Failures struct {
 	// these names: nothing is ordered from the issuer before the next attempt
 	// with this certificate.
 	Wide bool `json:"wide,omitempty"`
+	// First is when an attempt first failed for this reason, and Told when that
+	// was last told in an Event.
+	First time.Time `json:"first,omitzero"`
+	Told  time.Time `json:"told,omitzero"`
 	// Validations are the failed validations of the last hour by host. They
 	// outlive a success.
 	Validations map[string][]time.Time `json:"validations,omitempty"`

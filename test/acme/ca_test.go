@@ -152,6 +152,77 @@ func TestStagingFirst(t *testing.T) {
 	}
 }
 
+// TestOtherDirectory: an issuer that is given another directory and another e-mail
+// address renews there, with an account of its own, and says nothing of a
+// certificate that nobody knows there.
+func TestOtherDirectory(t *testing.T) {
+	r := newRig(t)
+	before, after := r.pebble(pebble.Options{Lifetime: 10 * time.Second}), r.pebble(pebble.Options{})
+	configured := func(ca *pebble.Server, email string) *acme.Issuer {
+		return issuer(t, ca, func(c *acme.IssuerConfig) { c.Profile, c.Email = "default", email })
+	}
+	stop := r.start()
+	w := wanted(configured(before, "someone@example.com"), "a.example")
+	r.manager.Want([]acme.Wanted{w})
+	first := r.certificate(w)
+	stop()
+	r.start()
+	w.Issuer = configured(after, "other@example.com")
+	r.manager.Want([]acme.Wanted{w})
+	r.until("renewal", func() bool {
+		rec, err := r.storage.Record(t.Context(), w.ID())
+		return err == nil && !rec.Leaf().Equal(first.Leaf())
+	})
+	for _, c := range after.Calls("order") {
+		var order struct{ Replaces string }
+		if err := json.Unmarshal(c.Body, &order); err != nil || order.Replaces != "" || c.Status != http.StatusCreated {
+			t.Errorf("an order that replaces %q: %d, %v", order.Replaces, c.Status, err)
+		}
+	}
+	for _, c := range after.Calls("account") {
+		if c.Status == http.StatusCreated && !strings.Contains(string(c.Body), "other@example.com") {
+			t.Errorf("an account by %s", c.Body)
+		}
+	}
+}
+
+// TestOtherEmail: another e-mail address is another account; certificates stay,
+// and are renewed and joined by others.
+func TestOtherEmail(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{AuthzReuse: 100})
+	var list []acme.Wanted
+	for n, email := range []string{"someone@example.com", "other@example.com", "someone@example.com"} {
+		stop := r.start()
+		i := issuer(t, ca, func(c *acme.IssuerConfig) { c.Email = email })
+		for k := range list {
+			list[k].Issuer = i
+		}
+		list = append(list, wanted(i, "a.example", fmt.Sprintf("b%d.example", n)))
+		r.manager.Want(list)
+		for _, w := range list {
+			if rec := r.certificate(w); rec.Failures.Count > 0 {
+				t.Errorf("%v: %+v", w.Names, rec.Failures)
+			}
+		}
+		stop()
+	}
+	made := 0
+	for _, c := range ca.Calls("account") {
+		if c.Status == http.StatusCreated {
+			made++
+		}
+	}
+	if made != 2 {
+		t.Errorf("%d accounts for two addresses", made)
+	}
+	for names, n := range ca.Orders() {
+		if n != 1 {
+			t.Errorf("%d orders for %s", n, names)
+		}
+	}
+}
+
 // TestForgottenAccount: an account that a CA has lost is made anew, with the same
 // key, and the order succeeds. What the test directory has lost costs nothing at
 // the real one.

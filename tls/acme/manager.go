@@ -327,6 +327,7 @@ func FactsOf(r *Record, w Wanted, now time.Time) Facts {
 		if own := r.Leaf(); own != nil {
 			leaf = own
 			f.Issued, f.Hasty = r.Issued, r.Hasty
+			f.Asks = f.Asks && r.knownTo(w.Issuer)
 		}
 	}
 	if leaf != nil {

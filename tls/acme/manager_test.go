@@ -3,6 +3,7 @@ package acme
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -394,5 +395,36 @@ func TestToldOnce(t *testing.T) {
 	}
 	if !strings.Contains(o.steps[3], "so since 2026-03-01T00:01:00Z, 61 attempts") {
 		t.Errorf("%s", strings.Join(o.steps, "\n"))
+	}
+}
+
+// TestClockIsSet: a clock that jumps makes no order, and neither does setting it
+// right; who has no certificate gets one all the same.
+func TestClockIsSet(t *testing.T) {
+	var ahead atomic.Int64
+	o := newOffice(t, func(o *Options) { o.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) } })
+	o.run()
+	own := ownIssuer("own")
+	var list []Wanted
+	next := func(host string) {
+		list = append(list, want(own, host))
+		o.Want(list)
+		o.until("a certificate for "+host, o.issued(list[len(list)-1]))
+	}
+	next("a.example")
+	for n, jumped := range []time.Duration{25 * day, 0, 28 * day, 0} {
+		ahead.Store(int64(jumped))
+		next(fmt.Sprintf("b%d.example", n))
+		o.until("the jump is noticed", func() bool {
+			o.Manager.mu.Lock()
+			defer o.Manager.mu.Unlock()
+			return o.jumped.Sub(o.opts.Now()).Abs() < time.Hour
+		})
+	}
+	next("c.example")
+	for _, w := range list {
+		if n := o.count(StepOrdering + " " + w.Names[0]); n != 1 {
+			t.Errorf("%d orders for %s", n, w.Names[0])
+		}
 	}
 }

@@ -140,9 +140,9 @@ func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byt
 	}
 	o.m.opts.Metrics.ordered(r.Issuer)
 	replaces := r.Leaf()
-	if r.Failures.Count > 0 && r.Failures.Reason == ReasonRefused {
-		// Perhaps for this: a CA does not take it from another account, nor
-		// if it has forgotten the certificate.
+	if !r.knownTo(o.wanted.Issuer) || r.Failures.Count > 0 && r.Failures.Reason == ReasonRefused {
+		// Perhaps refused for this: a CA does not take it from another
+		// account, nor if it has forgotten the certificate.
 		replaces = nil
 	}
 	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), replaces, r.Leaf() == nil)
@@ -204,7 +204,7 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 	now, before := o.m.opts.Now(), FactsOf(r, o.wanted, o.m.opts.Now())
 	r.Chain, r.Key, r.NextKey = bytes.TrimSpace(chain), r.NextKey, nil
 	r.Chain = append(r.Chain, '\n')
-	r.Roots, r.Order, r.Renewal = o.roots, nil, nil
+	r.Directory, r.Roots, r.Order, r.Renewal = o.wanted.Issuer.Directory, o.roots, nil, nil
 	r.Failures = Failures{Validations: r.Failures.recent(now)}
 	r.Issued, r.Sequence = now, max(r.Sequence+1, now.Unix())
 	hasty := FactsOf(r, o.wanted, now).hasty(now)

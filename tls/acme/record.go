@@ -20,6 +20,9 @@ type Record struct {
 	// Chain and Key are the certificate in PEM; empty before the first.
 	Chain []byte `json:"chain,omitempty"`
 	Key   []byte `json:"key,omitempty"`
+	// Directory is that of the ACME server that issued Chain; empty: none did,
+	// or it is not known. Another one knows nothing of the certificate.
+	Directory string `json:"directory,omitempty"`
 	// Roots are what clients should trust Chain by, in PEM, where the CA is our
 	// own; empty: they know it.
 	Roots []byte `json:"roots,omitempty"`
@@ -101,6 +104,10 @@ func (r *Record) Leaf() *x509.Certificate {
 	}
 	return leaf
 }
+
+// knownTo reports whether an issuer's server may know the certificate: its
+// directory may have been configured anew since.
+func (r *Record) knownTo(i *Issuer) bool { return r.Directory == "" || r.Directory == i.Directory }
 
 // Held returns until when nothing is ordered from the record's issuer, because it
 // has had enough of us; zero: it has not.

@@ -48,7 +48,7 @@ acme: ## certificates with the real program, a real ACME server and BIND: killed
 	@assets=$$(test/tools/assets.sh kube); export KUBEBUILDER_ASSETS="$$assets"; \
 	pebble=$$(test/tools/assets.sh pebble); export PORTICO_PEBBLE="$$pebble"; \
 	export PATH="$$PATH:/usr/sbin:/sbin"; command -v named >/dev/null || { echo "make acme: named is missing (apt-get install bind9)" >&2; exit 1; }; \
-	$(GO) test -tags acme -count=1 -parallel 7 -timeout 30m $(ACME_FLAGS) ./test/acme
+	GORACE=halt_on_error=1 PORTICO_ACME_BUILD="$(RACE)" $(GO) test -tags acme -count=1 -parallel 7 -timeout 30m $(ACME_FLAGS) ./test/acme
 
 bench-node: ## measure what a node's forwarding costs to program and to use, beside the real kube-proxy (root)
 	@((EUID == 0)) || { echo "make bench-node: needs root: it makes network namespaces" >&2; exit 1; }
@@ -80,7 +80,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 
 full: ## everything that is run before an issue is resolved (hours)
 	$(MAKE) verify test test-root quickstart microbench bench bench-node differential scale e2e-full e2e-services
-	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 $(MAKE) acme ACME_FLAGS=-v
+	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 PORTICO_ACME_LIFETIME=120 $(MAKE) acme ACME_FLAGS=-v
 
 images: ## build the container images as OCI archives in bin/images, without a container engine
 	$(GO) run ./test/image/build -version '$(VERSION)' -commit '$(COMMIT)'

@@ -111,6 +111,7 @@ func (f *acmeFlags) certificates() (*certificates, error) {
 	if err != nil || issuers == nil {
 		return nil, err
 	}
+	acme.IdentifyAs("portico", program.Version())
 	return &certificates{issuers: issuers, tokens: acme.NewTokens(nil), metrics: acme.NewMetrics()}, nil
 }
 
@@ -118,7 +119,7 @@ func (f *acmeFlags) certificates() (*certificates, error) {
 func (c *certificates) inCluster(mgr manager.Manager, f *acmeFlags, p *plane, r *routing, log logr.Logger) (*certs.Cluster, error) {
 	o := certs.ClusterOptions{
 		Issuers: c.issuers, Tokens: c.tokens, Addrs: p.sockets.challengeAddrs(), Namespace: f.Namespace, Translate: r.translate,
-		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Zap: zapOf(log), Log: log,
+		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Draining: p.drain.leaving, Zap: zapOf(log), Log: log,
 	}
 	if !f.Write {
 		o.Unwritten = "writing of Secrets is switched off (--acme-write-secrets, chart: acme.secrets)"
@@ -143,7 +144,7 @@ func (c *certificates) inFolder(ctx context.Context, f *acmeFlags, p *plane, log
 	}
 	ctl := certs.NewController(certs.Options{
 		Issuers: c.issuers, Storage: files, Tokens: c.tokens, Addrs: p.sockets.challengeAddrs(), Identity: "folder",
-		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Zap: zapOf(log), Log: log,
+		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Draining: p.drain.leaving, Zap: zapOf(log), Log: log,
 	})
 	p.showCertificates(c, ctl)
 	return ctl, ctl.Load(ctx)

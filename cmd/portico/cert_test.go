@@ -41,7 +41,7 @@ spec:
 func serveIssuer(t *testing.T, dir string) (https, debug string, stop func()) {
 	t.Helper()
 	issuers := filepath.Join(dir, "issuers.yaml")
-	if err := os.WriteFile(issuers, []byte("issuers: [{name: own, ca: true}]\n"), 0o600); err != nil {
+	if err := os.WriteFile(issuers, []byte("issuers: [{name: own, ca: true, namespaces: [default], dnsSuffixes: [localhost]}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log := &served{got: make(chan struct{}, 1)}

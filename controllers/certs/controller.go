@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 )
 
 // Options configure a Controller. All but Ingresses, Secrets, Unwritten, Events,
-// Metrics and Now are required.
+// Metrics, Draining and Now are required.
 type Options struct {
 	Issuers *acme.Issuers
 	Storage acme.Storage
@@ -40,7 +41,9 @@ type Options struct {
 	// Events are told of each step of an order; nil: only the log is.
 	Events  EventWriter
 	Metrics *acme.Metrics
-	Now     func() time.Time
+	// Draining is closed when no order is to begin any more; may be nil.
+	Draining <-chan struct{}
+	Now      func() time.Time
 	// Zap is the process's log core, for certmagic; Log is the same for us.
 	Zap *zap.Logger
 	Log logr.Logger
@@ -89,7 +92,7 @@ func NewController(opts Options) *Controller {
 	}
 	c.manager = acme.New(acme.Options{
 		Storage: opts.Storage, Tokens: opts.Tokens, Addrs: opts.Addrs, Identity: opts.Identity,
-		Observe: c.observe, Changed: c.SetRecord, Metrics: opts.Metrics, Now: opts.Now, Log: opts.Zap,
+		Observe: c.observe, Changed: c.SetRecord, Metrics: opts.Metrics, Draining: opts.Draining, Now: opts.Now, Log: opts.Zap,
 	})
 	if c.opts.Ingresses == nil {
 		c.opts.Ingresses = c.givenIngresses
@@ -260,6 +263,7 @@ func (c *Controller) SecretDelivered(s *corev1.Secret, cert *certstore.Certifica
 	ref := certstore.SecretRef{Namespace: s.Namespace, Name: s.Name}
 	state := secretState{phase: present, managed: s.Labels[ManagedLabel] == "true", cert: cert}
 	state.issuer, state.written = s.Annotations[issuedBy]
+	state.sequence, _ = strconv.ParseInt(s.Annotations[issuedAs], 10, 64) // 0: it is not known
 	c.setSecret(ref, state, s)
 }
 
@@ -298,17 +302,20 @@ func (c *Controller) SetRecord(r *acme.Record) {
 	c.mu.Lock()
 	last := c.records[r.ID]
 	c.mu.Unlock()
-	s := stored{Record: r, cert: last.cert, pair: last.pair}
-	if len(r.Chain) > 0 && (last.Record == nil || !bytes.Equal(last.Chain, r.Chain)) {
-		cert, err := certstore.Parse(r.Chain, r.Key)
-		if err != nil {
+	var cert *certstore.Certificate
+	if len(r.Chain) > 0 && (last.pair == nil || !bytes.Equal(last.pair.Chain, r.Chain)) {
+		var err error
+		if cert, err = certstore.Parse(r.Chain, r.Key); err != nil {
 			c.opts.Log.Error(err, "a stored certificate is of no use", "names", r.Names)
-		} else if s.cert == nil || cert.Leaf.NotAfter.After(s.cert.Leaf.NotAfter) {
-			cert.Source = "issuer " + r.Issuer
-			s.cert, s.pair = cert, r
 		}
 	}
 	c.mu.Lock()
+	s := c.records[r.ID]
+	s.Record = r
+	if cert != nil && (s.pair == nil || follows(r.Sequence, cert, s.pair.Sequence, s.cert)) {
+		cert.Source = "issuer " + r.Issuer
+		s.cert, s.pair = cert, r
+	}
 	c.records[r.ID] = s
 	c.mu.Unlock()
 	c.opts.Tokens.Flight(r)

@@ -21,6 +21,7 @@ import (
 	"github.com/portico-ingress/portico/router/diag"
 	"github.com/portico-ingress/portico/router/publish"
 	"github.com/portico-ingress/portico/router/upstream"
+	"github.com/portico-ingress/portico/test/testcert"
 	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
@@ -232,6 +233,9 @@ func TestWritten(t *testing.T) {
 	}
 	first := string(s.Data[corev1.TLSCertKey])
 	w.remove(tlsRef)
+	if got := w.source("a.example"); got != "issuer own" {
+		t.Errorf("as soon as the Secret is deleted, %s is served", got)
+	}
 	w.until("the Secret again", func() bool { return w.secret(tlsRef) != nil })
 	if got := string(w.secret(tlsRef).Data[corev1.TLSCertKey]); got != first {
 		t.Error("another certificate was ordered although one is stored")
@@ -291,6 +295,93 @@ func TestForeign(t *testing.T) {
 	w.until("it is written", func() bool { return string(w.secret(tlsRef).Data[corev1.TLSCertKey]) != string(pair[0]) })
 	if string(w.secret(tlsRef).Data["more"]) != "stays" {
 		t.Error("what else was in the Secret is lost")
+	}
+}
+
+// recorded is a certificate from an issuer as it is stored for namespace a.
+func recorded(t *testing.T, issuer string, sequence int64, from, until time.Time, hosts ...string) *acme.Record {
+	t.Helper()
+	r := &acme.Record{ID: acme.ID("a", issuer, hosts), Owner: "a", Names: hosts, Issuer: issuer, Sequence: sequence}
+	r.Chain, r.Key = testcert.New(t).LeafOf(testcert.ECDSA, from, until, hosts...)
+	return r
+}
+
+// TestShorterReplacement: what was issued last is served and written, although it
+// ends before the one that it replaces; that one does not come back.
+func TestShorterReplacement(t *testing.T) {
+	w := newTown(t, issuers(t, acme.IssuerConfig{Name: "dead", Directory: "https://127.0.0.1:1/dir"}))
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "dead"), entryFor("tls", "a.example")))
+	now := time.Now()
+	long := recorded(t, "dead", 7, now.Add(-time.Hour), now.Add(90*24*time.Hour), "a.example")
+	short := recorded(t, "dead", 8, now.Add(-time.Hour), now.Add(6*24*time.Hour), "a.example")
+	holds := func(r *acme.Record) func() bool {
+		return func() bool {
+			s := w.secret(tlsRef)
+			return s != nil && string(s.Data[corev1.TLSCertKey]) == string(r.Chain) && w.source("a.example") == "Secret a/tls"
+		}
+	}
+	w.SetRecord(long)
+	w.until("the first", holds(long))
+	w.SetRecord(short)
+	w.until("the second", holds(short))
+	w.SetRecord(long) // news of a slow watch
+	if err := w.reconcile(t.Context()); err != nil || !holds(short)() {
+		t.Errorf("the first is served again: %s, %v", w.source("a.example"), err)
+	}
+	w.Controller.mu.Lock()
+	defer w.Controller.mu.Unlock()
+	if jobs := w.jobs(nil); len(jobs) > 0 {
+		t.Errorf("%s would be written again", jobs[0].ref)
+	}
+}
+
+// TestBetter: which of two certificates is served, that of the Secret or that of
+// the storage.
+func TestBetter(t *testing.T) {
+	day := func(n int) time.Time { return noon.Add(time.Duration(n) * 24 * time.Hour) }
+	type cert struct {
+		sequence int64
+		from, to int // days
+		hosts    []string
+	}
+	a, ab := []string{"a.example"}, []string{"a.example", "b.example"}
+	for name, c := range map[string]struct {
+		held, stored cert
+		by           string // who issued what is held; empty: it was handed over
+		want         bool
+	}{
+		"later by sequence, for less time":      {held: cert{1, -1, 90, a}, stored: cert{2, -1, 6, a}, by: "le", want: true},
+		"earlier by sequence, for more time":    {held: cert{2, -1, 6, a}, stored: cert{1, -1, 90, a}, by: "le"},
+		"a later one, handed over":              {held: cert{0, -1, 6, a}, stored: cert{1, -9, 90, a}},
+		"an earlier one, handed over":           {held: cert{0, -9, 90, a}, stored: cert{1, -1, 6, a}, want: true},
+		"one put in by hand under our marks":    {held: cert{1, -1, 6, a}, stored: cert{1, -9, 90, a}, by: "le"},
+		"for other hosts":                       {held: cert{2, -1, 90, a}, stored: cert{1, -9, 6, ab}, by: "le", want: true},
+		"another issuer's":                      {held: cert{9, -1, 90, a}, stored: cert{1, -2, 60, a}, by: "zero", want: true},
+		"another issuer's, and ours has ended":  {held: cert{9, -1, 90, a}, stored: cert{1, -90, -1, a}, by: "zero"},
+		"another issuer's, and ours is due":     {held: cert{9, -1, 90, a}, stored: cert{1, -80, 10, a}, by: "zero"},
+		"another issuer's, which has ended too": {held: cert{9, -90, -1, a}, stored: cert{1, -80, -2, a}, by: "zero"},
+		"ours, and the later one has ended":     {held: cert{1, -9, 80, a}, stored: cert{2, -7, -1, a}, by: "le"},
+		"one that has ended":                    {held: cert{2, -9, -1, a}, stored: cert{1, -9, 10, a}, by: "le", want: true},
+	} {
+		issuer := issuers(t, publicCA("le")).Default
+		e := entry{wanted: acme.Wanted{Owner: "a", Issuer: issuer, Names: c.stored.hosts}}
+		make := func(k cert) (*acme.Record, *certstore.Certificate) {
+			r := recorded(t, "le", k.sequence, day(k.from), day(k.to), k.hosts...)
+			parsed, err := certstore.Parse(r.Chain, r.Key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r, parsed
+		}
+		_, held := make(c.held)
+		r, ours := make(c.stored)
+		e.state = secretState{phase: present, managed: true, written: c.by != "", issuer: c.by, sequence: c.held.sequence, cert: held}
+		if got := better(stored{Record: r, cert: ours, pair: r}, e, noon); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+		if better(stored{Record: r, cert: held, pair: r}, e, noon) && covers(held, e.wanted.Names) {
+			t.Errorf("%s: a certificate is better than itself", name)
+		}
 	}
 }
 

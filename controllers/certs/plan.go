@@ -36,6 +36,9 @@ const (
 	// issuedBy is an annotation of Secrets that we have written, so that the
 	// label of one that is only about to be handed over is left alone.
 	issuedBy = translate.IssuerAnnotation
+	// issuedAs is an annotation with the sequence of the certificate that we
+	// have written: what is stored may be older or newer.
+	issuedAs = "portico.dev/certificate-sequence"
 )
 
 const (
@@ -63,8 +66,10 @@ type secretState struct {
 	managed bool   // it has our label
 	written bool   // we have written it
 	issuer  string // whose certificate we wrote
-	cert    *certstore.Certificate
-	seen    uint64 // grows with all that is heard of Secrets
+	// sequence is that of the certificate that we wrote; 0: unknown.
+	sequence int64
+	cert     *certstore.Certificate
+	seen     uint64 // grows with all that is heard of Secrets
 }
 
 func (s secretState) leaf() *x509.Certificate {

@@ -170,6 +170,8 @@ func TestPlan(t *testing.T) {
 		"the issuer is gone": {issuers: issuers(t, publicCA("zero")), ingresses: []*networkingv1.Ingress{ingress(t, "a/web", 0, annotated(asks, "le"), entryFor("tls", "a.example"))},
 			secrets: map[string]secretState{"a/tls": {phase: present, managed: true, written: true, issuer: "le", cert: parsed(t, late, "a.example")}},
 			want:    "refuse a.example for a/tls; problem IssuerMissing on web"},
+		"a wildcard of a CA of one's own without lists": {issuers: issuers(t, ownCA("own")), ingresses: []*networkingv1.Ingress{ingress(t, "a/web", 0, annotated(asks, "own"), entryFor("tls", "*.a.example"))},
+			want: "refuse *.a.example for a/tls; problem IssuerNotPermitted on web"},
 		"a wildcard without a provider": {ingresses: []*networkingv1.Ingress{ingress(t, "a/web", 0, annotated(asks, "le"), entryFor("tls", "*.a.example"))},
 			want: "refuse *.a.example for a/tls; problem IssuerNotPermitted on web"},
 	} {

@@ -44,16 +44,22 @@ func (c *Controller) Managed() []Managed {
 	now := c.opts.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	held := make(map[string]time.Time)
+	for _, r := range c.records {
+		if until := r.Held(now); until.After(held[r.Issuer]) {
+			held[r.Issuer] = until
+		}
+	}
 	out := make([]Managed, 0, len(c.plan.entries))
 	for _, e := range c.plan.entries {
-		out = append(out, c.describe(e, now))
+		out = append(out, c.describe(e, held, now))
 	}
 	slices.SortStableFunc(out, func(a, b Managed) int { return strings.Compare(a.Ingress, b.Ingress) })
 	return out
 }
 
-// describe is called with mu held.
-func (c *Controller) describe(e entry, now time.Time) Managed {
+// describe is called with mu held; held says until when issuers are left alone.
+func (c *Controller) describe(e entry, held map[string]time.Time, now time.Time) Managed {
 	m := Managed{Ingress: e.origin.Ref.Namespace + "/" + e.origin.Ref.Name, Field: e.field, Secret: e.secret,
 		Names: e.wanted.Names, Refused: e.refused, Unwritten: c.unsaved[e.secret]}
 	if e.wanted.Issuer != nil {
@@ -61,7 +67,7 @@ func (c *Controller) describe(e entry, now time.Time) Managed {
 	}
 	r := c.recordOf(e)
 	leaf := e.state.leaf()
-	if r.cert != nil && newer(r.cert, e) {
+	if r.cert != nil && better(r, e, now) {
 		leaf = r.cert.Leaf
 	}
 	if leaf != nil {
@@ -74,7 +80,9 @@ func (c *Controller) describe(e entry, now time.Time) Managed {
 		}
 	}
 	if e.managed() {
-		next := acme.Next(acme.FactsOf(r.Record, e.wanted, now))
+		facts := acme.FactsOf(r.Record, e.wanted, now)
+		facts.Held = held[e.wanted.Issuer.Name]
+		next := acme.Next(facts)
 		m.Next, m.NextWhy = next.At, next.Why
 	}
 	return m

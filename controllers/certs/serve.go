@@ -2,8 +2,11 @@ package certs
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
@@ -18,12 +21,12 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 	}
 	clear(c.standIn)
 	var staple []*certstore.Certificate
-	others := c.byOwner()
+	others, now := c.byOwner(), c.opts.Now()
 	for _, e := range p.entries {
 		if _, twice := c.standIn[e.secret]; twice || !e.served || e.state.phase == unknown {
 			continue
 		}
-		in := c.standInFor(e, others)
+		in := c.standInFor(e, others, now)
 		served := in.Certificate
 		if served == nil {
 			served = e.state.cert
@@ -45,15 +48,15 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 }
 
 // standInFor is called with mu held.
-func (c *Controller) standInFor(e entry, others map[string][]stored) certstore.StandIn {
+func (c *Controller) standInFor(e entry, others map[string][]stored, now time.Time) certstore.StandIn {
 	r := c.recordOf(e)
 	switch {
-	case r.cert != nil && newer(r.cert, e):
+	case r.cert != nil && better(r, e, now):
 		return certstore.StandIn{Certificate: r.cert}
 	case e.state.cert != nil:
-		return certstore.StandIn{}
+		return certstore.StandIn{Fallback: r.cert} // nil, unless it is stored
 	}
-	in := certstore.StandIn{Certificate: mostUseful(others[e.wanted.Owner], e.wanted.Names)}
+	in := certstore.StandIn{Certificate: mostUseful(others[e.wanted.Owner], e.wanted.Names, now)}
 	if in.Certificate == nil && e.managed() {
 		in.Pending = pending(e, r)
 	}
@@ -69,35 +72,69 @@ func (c *Controller) byOwner() map[string][]stored {
 			out[r.Owner] = append(out[r.Owner], r)
 		}
 	}
+	for _, list := range out { // every replica chooses the same
+		slices.SortFunc(list, func(a, b stored) int { return strings.Compare(a.ID, b.ID) })
+	}
 	return out
 }
 
-// mostUseful returns the certificate for most of the names, the one that ends
-// last among equals, nil if none is for any: a host that is added to an entry
-// takes nothing from those that were there before.
-func mostUseful(list []stored, names []string) *certstore.Certificate {
-	var best *certstore.Certificate
-	most := 0
+// mostUseful returns the certificate for most of the names, nil if none is for
+// any: a host that is added to an entry takes nothing from those that were there
+// before. One that is valid goes before one that is not, and the latest before
+// others.
+func mostUseful(list []stored, names []string, now time.Time) *certstore.Certificate {
+	var best stored
+	most, valid := 0, false
 	for _, r := range list {
-		n := 0
+		n, ok := 0, r.cert.Validity(now) == ""
 		for _, name := range names {
 			if r.cert.Covers(name) {
 				n++
 			}
 		}
-		if n > most || n == most && n > 0 && r.cert.Leaf.NotAfter.After(best.Leaf.NotAfter) {
-			best, most = r.cert, n
+		switch {
+		case n == 0 || most > 0 && valid && !ok:
+		case most == 0 || ok && !valid || n > most, n == most && follows(r.pair.Sequence, r.cert, best.pair.Sequence, best.cert):
+			best, most, valid = r, n, ok
 		}
 	}
-	return best
+	return best.cert
 }
 
-// newer reports whether a stored certificate is better than what the Secret of an
-// entry holds: one that is handed over may be newer than ours.
-func newer(stored *certstore.Certificate, e entry) bool {
+// better reports whether a stored certificate is better than what the Secret of an
+// entry holds: one that is handed over may be newer than ours. What has ended never
+// takes the place of what is valid. Neither does, where the entry has gone back to
+// an issuer that it had before, what is due: the next one from there will.
+func better(r stored, e entry, now time.Time) bool {
 	held := e.state.cert
-	return held == nil || !covers(held, e.wanted.Names) || stored.Leaf.NotAfter.After(held.Leaf.NotAfter) ||
-		e.state.elsewhere(e.wanted.Issuer.Name)
+	switch {
+	case held == nil || !covers(held, e.wanted.Names):
+		return true
+	case held.Leaf.Equal(r.cert.Leaf):
+		return false
+	case (held.Validity(now) == "") != (r.cert.Validity(now) == ""):
+		return r.cert.Validity(now) == ""
+	case e.state.elsewhere(e.wanted.Issuer.Name):
+		latest := r.pair
+		if r.Sequence == r.pair.Sequence {
+			latest = r.Record // which may know what the CA suggests
+		}
+		return !acme.FactsOf(latest, e.wanted, now).Due()
+	}
+	return follows(r.pair.Sequence, r.cert, e.state.sequence, held)
+}
+
+// follows reports whether one certificate came after another: by their sequence
+// where both are known to be ours, else by when they became valid. Until when they
+// are is no sign: a CA may make them for less time than before.
+func follows(sequence int64, cert *certstore.Certificate, lastSequence int64, last *certstore.Certificate) bool {
+	if sequence != lastSequence && sequence != 0 && lastSequence != 0 {
+		return sequence > lastSequence
+	}
+	if !cert.Leaf.NotBefore.Equal(last.Leaf.NotBefore) {
+		return cert.Leaf.NotBefore.After(last.Leaf.NotBefore)
+	}
+	return cert.Leaf.NotAfter.After(last.Leaf.NotAfter)
 }
 
 // pending says what is being done for an entry without a certificate.

@@ -27,7 +27,7 @@ import (
 //+kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update;delete,namespace=portico-acme
 
 // ClusterOptions configure what New adds to a manager. All but Unwritten,
-// Identity and Metrics are required.
+// Identity, Metrics and Draining are required.
 type ClusterOptions struct {
 	Issuers *acme.Issuers
 	Tokens  *acme.Tokens
@@ -43,6 +43,8 @@ type ClusterOptions struct {
 	Publisher *publish.Publisher
 	Certs     *certstore.Store
 	Metrics   *acme.Metrics
+	// Draining is closed when no order is to begin any more; may be nil.
+	Draining <-chan struct{}
 	// Zap is the process's log core, for certmagic; Log is the same for us.
 	Zap *zap.Logger
 	Log logr.Logger
@@ -80,7 +82,7 @@ func New(mgr manager.Manager, o ClusterOptions) (*Cluster, error) {
 		Storage: NewStorage(clients.CoreV1(), clients.CoordinationV1(), StorageOptions{
 			Namespace: o.Namespace, Identity: identity, Log: o.Log.WithName("storage"),
 		}),
-		Ingresses: tracker.Ours, Publisher: o.Publisher, Certs: o.Certs, Unwritten: o.Unwritten,
+		Ingresses: tracker.Ours, Publisher: o.Publisher, Certs: o.Certs, Unwritten: o.Unwritten, Draining: o.Draining,
 		Events: NewEvents(clients.CoreV1(), o.Log), Zap: o.Zap, Log: o.Log,
 	}
 	if o.Unwritten == "" {

@@ -1,12 +1,10 @@
 package certs
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,7 +124,7 @@ func (c *Controller) jobs(tried map[certstore.SecretRef]attempt) []job {
 		case state.phase == absent && r.cert != nil:
 			add(e.secret, newTLSSecret(e.secret, r.pair), true)
 		case state.phase == absent:
-		case r.cert != nil && newer(r.cert, e):
+		case r.cert != nil && better(r, e, now):
 			add(e.secret, renewed(was, r.pair), false)
 		case !state.written:
 			add(e.secret, adopted(was, e.wanted.Issuer.Name), false)
@@ -144,10 +142,10 @@ func newTLSSecret(ref certstore.SecretRef, r *acme.Record) *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: ref.Namespace, Name: ref.Name,
-			Labels: map[string]string{ManagedLabel: "true"}, Annotations: map[string]string{issuedBy: r.Issuer},
+			Labels: map[string]string{ManagedLabel: "true"}, Annotations: map[string]string{issuedBy: r.Issuer, issuedAs: sequence(r)},
 		},
 		Type: corev1.SecretTypeTLS,
-		Data: withCA(map[string][]byte{corev1.TLSCertKey: r.Chain, corev1.TLSPrivateKeyKey: r.Key}),
+		Data: withCA(map[string][]byte{corev1.TLSCertKey: r.Chain, corev1.TLSPrivateKeyKey: r.Key}, r.Roots),
 	}
 }
 
@@ -155,28 +153,20 @@ func newTLSSecret(ref certstore.SecretRef, r *acme.Record) *corev1.Secret {
 // stays, but for the CA of another issuer.
 func renewed(was *corev1.Secret, r *acme.Record) *corev1.Secret {
 	s := adopted(was, r.Issuer)
+	s.Annotations[issuedAs] = sequence(r)
 	s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey] = r.Chain, r.Key
-	withCA(s.Data)
+	withCA(s.Data, r.Roots)
 	return s
 }
 
-// withCA puts the root that a chain ends with, as those of a CA of our own do,
-// beside it under the name that clients look for; there is none otherwise.
-func withCA(data map[string][]byte) map[string][]byte {
+func sequence(r *acme.Record) string { return strconv.FormatInt(r.Sequence, 10) }
+
+// withCA puts what clients should trust beside a certificate of a CA of our own,
+// under the name that they look for; there is none otherwise.
+func withCA(data map[string][]byte, roots []byte) map[string][]byte {
 	delete(data, corev1.ServiceAccountRootCAKey)
-	var last *pem.Block
-	for rest := data[corev1.TLSCertKey]; ; {
-		block, more := pem.Decode(rest)
-		if block == nil {
-			break
-		}
-		last, rest = block, more
-	}
-	if last == nil {
-		return data
-	}
-	if root, err := x509.ParseCertificate(last.Bytes); err == nil && root.IsCA && bytes.Equal(root.RawIssuer, root.RawSubject) {
-		data[corev1.ServiceAccountRootCAKey] = pem.EncodeToMemory(last)
+	if len(roots) > 0 {
+		data[corev1.ServiceAccountRootCAKey] = roots
 	}
 	return data
 }
@@ -192,6 +182,7 @@ func adopted(was *corev1.Secret, issuer string) *corev1.Secret {
 		s.Data = make(map[string][]byte)
 	}
 	s.Annotations[issuedBy] = issuer
+	delete(s.Annotations, issuedAs)
 	return s
 }
 
@@ -200,6 +191,7 @@ func released(was *corev1.Secret) *corev1.Secret {
 	s := was.DeepCopy()
 	delete(s.Labels, ManagedLabel)
 	delete(s.Annotations, issuedBy)
+	delete(s.Annotations, issuedAs)
 	return s
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,22 +152,145 @@ func TestStagingFirst(t *testing.T) {
 	}
 }
 
-// TestRateLimited: the CA's words are kept, and it is not asked again before it
-// wants to be.
-func TestRateLimited(t *testing.T) {
+// TestOtherDirectory: an issuer that is given another directory and another e-mail
+// address renews there, with an account of its own, and says nothing of a
+// certificate that nobody knows there.
+func TestOtherDirectory(t *testing.T) {
 	r := newRig(t)
-	ca := r.pebble(pebble.Options{})
+	before, after := r.pebble(pebble.Options{Lifetime: 10 * time.Second}), r.pebble(pebble.Options{})
+	configured := func(ca *pebble.Server, email string) *acme.Issuer {
+		return issuer(t, ca, func(c *acme.IssuerConfig) { c.Profile, c.Email = "default", email })
+	}
+	stop := r.start()
+	w := wanted(configured(before, "someone@example.com"), "a.example")
+	r.manager.Want([]acme.Wanted{w})
+	first := r.certificate(w)
+	stop()
+	r.start()
+	w.Issuer = configured(after, "other@example.com")
+	r.manager.Want([]acme.Wanted{w})
+	r.until("renewal", func() bool {
+		rec, err := r.storage.Record(t.Context(), w.ID())
+		return err == nil && !rec.Leaf().Equal(first.Leaf())
+	})
+	for _, c := range after.Calls("order") {
+		var order struct{ Replaces string }
+		if err := json.Unmarshal(c.Body, &order); err != nil || order.Replaces != "" || c.Status != http.StatusCreated {
+			t.Errorf("an order that replaces %q: %d, %v", order.Replaces, c.Status, err)
+		}
+	}
+	for _, c := range after.Calls("account") {
+		if c.Status == http.StatusCreated && !strings.Contains(string(c.Body), "other@example.com") {
+			t.Errorf("an account by %s", c.Body)
+		}
+	}
+}
+
+// TestOtherEmail: another e-mail address is another account; certificates stay,
+// and are renewed and joined by others.
+func TestOtherEmail(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{AuthzReuse: 100})
+	var list []acme.Wanted
+	for n, email := range []string{"someone@example.com", "other@example.com", "someone@example.com"} {
+		stop := r.start()
+		i := issuer(t, ca, func(c *acme.IssuerConfig) { c.Email = email })
+		for k := range list {
+			list[k].Issuer = i
+		}
+		list = append(list, wanted(i, "a.example", fmt.Sprintf("b%d.example", n)))
+		r.manager.Want(list)
+		for _, w := range list {
+			if rec := r.certificate(w); rec.Failures.Count > 0 {
+				t.Errorf("%v: %+v", w.Names, rec.Failures)
+			}
+		}
+		stop()
+	}
+	made := 0
+	for _, c := range ca.Calls("account") {
+		if c.Status == http.StatusCreated {
+			made++
+		}
+	}
+	if made != 2 {
+		t.Errorf("%d accounts for two addresses", made)
+	}
+	for names, n := range ca.Orders() {
+		if n != 1 {
+			t.Errorf("%d orders for %s", n, names)
+		}
+	}
+}
+
+// TestForgottenAccount: an account that a CA has lost is made anew, with the same
+// key, and the order succeeds. What the test directory has lost costs nothing at
+// the real one.
+func TestForgottenAccount(t *testing.T) {
+	r := newRig(t)
+	production, staging := r.pebble(pebble.Options{}), r.pebble(pebble.Options{})
+	i := issuer(t, production)
+	i.Staging = staging.URL
+	i.Roots.AddCert(staging.CA.Cert)
+	r.start()
+	list := []acme.Wanted{wanted(i, "a.example")}
+	r.manager.Want(list)
+	r.certificate(list[0])
+	for n, ca := range []*pebble.Server{staging, production} {
+		known := [2]int{len(staging.Calls("account")), len(production.Calls("account"))}
+		forget(ca)
+		w := wanted(i, fmt.Sprintf("b%d.example", n))
+		list = append(list, w)
+		r.manager.Want(list)
+		r.until("the certificate", func() bool {
+			rec, err := r.storage.Record(t.Context(), w.ID())
+			return err == nil && (rec.Leaf() != nil || rec.Failures.Count > 0)
+		})
+		if rec := r.certificate(w); rec.Failures.Count > 0 {
+			t.Errorf("%+v", rec.Failures)
+		}
+		if other := 1 - n; [2]int{len(staging.Calls("account")), len(production.Calls("account"))}[other] != known[other] {
+			t.Error("the other directory's account was made anew")
+		}
+	}
+}
+
+// forget has a CA not know the account that it is asked by, until one is made.
+func forget(ca *pebble.Server) {
+	var made, old atomic.Bool // old: the order that goes on with the old account has come
 	ca.Hook(func(c *pebble.Call) (v pebble.Verdict) {
-		if c.Kind == "order" {
-			v = pebble.Verdict{Status: http.StatusTooManyRequests, Problem: "rateLimited", Header: http.Header{"Retry-After": {"86400"}}}
+		switch {
+		case c.Kind == "account":
+			made.Store(true)
+		case c.Kind == "order" && !c.After && (!made.Load() || !old.Load()):
+			old.Store(made.Load())
+			v = pebble.Verdict{Status: http.StatusBadRequest, Problem: "accountDoesNotExist"}
 		}
 		return v
 	})
+}
+
+// limit has newOrder refused for a day.
+func limit(detail string) func(*pebble.Call) pebble.Verdict {
+	return func(c *pebble.Call) (v pebble.Verdict) {
+		if c.Kind == "order" {
+			v = pebble.Verdict{Status: http.StatusTooManyRequests, Problem: "rateLimited", Detail: detail, Header: http.Header{"Retry-After": {"86400"}}}
+		}
+		return v
+	}
+}
+
+// TestRateLimited: the CA's words are kept, and it is not asked for these names
+// again before it wants to be. Other names are not held up.
+func TestRateLimited(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{})
+	ca.Hook(limit("too many certificates already issued for a.example"))
 	r.start()
 	limited, other := wanted(issuer(t, ca), "a.example"), wanted(issuer(t, ca), "b.example")
 	r.manager.Want([]acme.Wanted{limited})
 	f := r.failed(limited)
-	if left := time.Until(f.RetryAfter); f.Reason != acme.ReasonRateLimited || !strings.Contains(f.Message, "the test says so") || left < 23*time.Hour {
+	if left := time.Until(f.RetryAfter); f.Reason != acme.ReasonRateLimited || f.Wide || !strings.Contains(f.Message, "too many certificates") || left < 23*time.Hour {
 		t.Errorf("%+v", f)
 	}
 	ca.Hook(nil)
@@ -175,6 +299,56 @@ func TestRateLimited(t *testing.T) {
 	rec, err := r.storage.Record(t.Context(), limited.ID())
 	if err != nil || rec.Failures.Count != 1 || ca.Orders()["a.example"] != 0 {
 		t.Errorf("%+v, %v, %v", rec.Failures, ca.Orders(), err)
+	}
+}
+
+// TestAccountRateLimited: where the CA has had enough of the account, nothing is
+// ordered from that issuer, after a restart neither; others are not held up.
+func TestAccountRateLimited(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{})
+	ca.Hook(limit("too many new orders from this account"))
+	i, second := issuer(t, ca), issuer(t, ca)
+	second.Name = "second"
+	stop := r.start()
+	first := wanted(i, "a.example")
+	r.manager.Want([]acme.Wanted{first})
+	if f := r.failed(first); !f.Wide {
+		t.Errorf("%+v", f)
+	}
+	ca.Hook(nil)
+	for range 2 {
+		other := wanted(second, fmt.Sprintf("b%d.example", len(ca.Orders())))
+		r.manager.Want([]acme.Wanted{first, wanted(i, "c.example"), wanted(i, "d.example"), other})
+		r.certificate(other)
+		stop()
+		stop = r.start()
+	}
+	for names := range ca.Orders() {
+		if !strings.HasPrefix(names, "b") {
+			t.Errorf("an order for %s", names)
+		}
+	}
+}
+
+// TestClocksDiffer: a certificate that is due as soon as it comes, because our
+// clock is ahead of the CA's, is told and does not make order after order.
+func TestClocksDiffer(t *testing.T) {
+	r := newRig(t)
+	ca := r.pebble(pebble.Options{Lifetime: time.Minute})
+	i := issuer(t, ca, func(c *acme.IssuerConfig) { c.Profile = "default" })
+	r.start(func(o *acme.Options) { o.Now = func() time.Time { return time.Now().Add(time.Hour) } })
+	var list []acme.Wanted
+	for _, host := range []string{"a.example", "b.example", "c.example"} { // one after another: there is time for more orders
+		w := wanted(i, host)
+		list = append(list, w)
+		r.manager.Want(list)
+		r.until("it is told", func() bool { return r.told(acme.StepHasty + " " + host) })
+	}
+	for host, n := range ca.Orders() {
+		if n != 1 {
+			t.Errorf("%d orders for %s", n, host)
+		}
 	}
 }
 

@@ -201,14 +201,21 @@ func (f *fleet) ingress(name string, hosts ...string) {
 // until asks again and again.
 func (f *fleet) until(what string, condition func() error) {
 	f.t.Helper()
-	deadline := time.Now().Add(2 * patience)
+	f.within(0, what, condition)
+}
+
+// within asks for longer than until does.
+func (f *fleet) within(longer time.Duration, what string, condition func() error) {
+	f.t.Helper()
+	patience := 2*patience + longer
+	deadline := time.Now().Add(patience)
 	for {
 		err := condition()
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			f.t.Fatalf("after %v still not: %s: %v", 2*patience, what, err)
+			f.t.Fatalf("after %v still not: %s: %v", patience, what, err)
 		}
 		<-time.After(200 * time.Millisecond)
 	}

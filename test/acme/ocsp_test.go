@@ -42,7 +42,7 @@ func TestStapled(t *testing.T) {
 			return
 		}
 		answer, err := ocsp.CreateResponse(signer.cert, signer.cert, ocsp.Response{
-			Status: ocsp.Good, SerialNumber: question.SerialNumber, ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(10 * time.Second),
+			Status: ocsp.Good, SerialNumber: question.SerialNumber, ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(20 * time.Second),
 		}, signer.key)
 		if err != nil {
 			t.Errorf("an answer: %v", err)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -38,7 +39,8 @@ func TestMain(m *testing.M) {
 }
 
 func build() error {
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/portico").CombinedOutput(); err != nil {
+	args := append([]string{"build", "-o", program}, strings.Fields(os.Getenv("PORTICO_ACME_BUILD"))...)
+	if out, err := exec.Command("go", append(args, "../../cmd/portico")...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -141,6 +142,13 @@ func (r *rig) observe(rec *acme.Record, s acme.Step) {
 	r.steps = append(r.steps, s.Reason+" "+strings.Join(rec.Names, ",")+": "+s.Message)
 	r.mu.Unlock()
 	r.tell()
+}
+
+// told reports whether there was a step that begins with a text.
+func (r *rig) told(text string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.steps, func(s string) bool { return strings.HasPrefix(s, text) })
 }
 
 func (r *rig) tell() {

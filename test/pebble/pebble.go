@@ -5,6 +5,7 @@ package pebble
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
@@ -89,6 +90,7 @@ type Call struct {
 type Verdict struct {
 	Status  int // answer with this instead; 0: pass
 	Problem string
+	Detail  string // empty: "the test says so"
 	Header  http.Header
 	Drop    bool                       // close the connection without an answer
 	Rewrite func(answer []byte) []byte // of pebble's answer; nil: as it is
@@ -291,7 +293,7 @@ func (s *Server) replied(w http.ResponseWriter, c *Call, v Verdict) bool {
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(v.Status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"type": "urn:ietf:params:acme:error:" + v.Problem, "detail": "the test says so", "status": v.Status})
+	_ = json.NewEncoder(w).Encode(map[string]any{"type": "urn:ietf:params:acme:error:" + v.Problem, "detail": cmp.Or(v.Detail, "the test says so"), "status": v.Status})
 	return true
 }
 

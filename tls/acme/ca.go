@@ -14,15 +14,25 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"slices"
 	"time"
 )
 
 const (
 	caLifetime = 10 * 365 * 24 * time.Hour
-	// caRemake is how long before its end the CA is made anew.
-	caRemake = 365 * 24 * time.Hour
+	// caNext is how long before its end the next CA is made, and shown to
+	// clients beside it.
+	caNext = 365 * 24 * time.Hour
+	// caSwitch is how long before its end a CA signs no more: in between,
+	// clients get to know the next.
+	caSwitch = caNext / 2
+	// maxCAs are kept of an issuer, whatever the clock says of them.
+	maxCAs = 4
 	// caSkew allows for clocks that are behind ours.
 	caSkew = 5 * time.Minute
+	// caEarly is by how much our clock may be behind the one that a CA was
+	// made by.
+	caEarly = 24 * time.Hour
 )
 
 // internalCA is a CA of our own, whose key lies in the storage.
@@ -31,59 +41,120 @@ type internalCA struct {
 	key  crypto.Signer
 }
 
-// caKey is where the CA of an issuer is stored: certificate and key in one
+// cas are the CAs of an issuer, in the order in which they were made. A clock
+// that is wrong adds one; it takes none away, and those that it passed over sign
+// again when it is right.
+type cas []*internalCA
+
+// usable reports whether a CA can sign for an issuer now.
+func (ca *internalCA) usable(i *Issuer, now time.Time) bool {
+	return slices.Equal(ca.cert.PermittedDNSDomains, i.Suffixes) && now.Before(ca.cert.NotAfter) && !ca.cert.NotBefore.After(now.Add(caEarly))
+}
+
+// signer returns the CA that signs now: the oldest that is not near its end, so
+// that a new one is known by then, else the last. nil: there is none.
+func (l cas) signer(i *Issuer, now time.Time) *internalCA {
+	var last *internalCA
+	for _, ca := range l {
+		if !ca.usable(i, now) {
+			continue
+		}
+		if last = ca; ca.cert.NotAfter.Sub(now) > caSwitch {
+			break
+		}
+	}
+	return last
+}
+
+// complete reports whether no CA has to be made now.
+func (l cas) complete(i *Issuer, now time.Time) bool {
+	return slices.ContainsFunc(l, func(ca *internalCA) bool { return ca.usable(i, now) && ca.cert.NotAfter.Sub(now) > caNext })
+}
+
+// early returns an error if the clock shows a time before any of the CAs was
+// made: what they would sign is valid nowhere else.
+func (l cas) early(i *Issuer, now time.Time) error {
+	if len(l) == 0 || slices.ContainsFunc(l, func(ca *internalCA) bool { return !ca.cert.NotBefore.After(now.Add(caEarly)) }) {
+		return nil
+	}
+	return fmt.Errorf("the CA of issuer %s is valid from %s, and here it is %s: set the clock", i.Name,
+		l[0].cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+}
+
+// roots are what clients should trust, in PEM: the CA that signs, and the others
+// that have not ended.
+func (l cas) roots(signer *internalCA, now time.Time) []byte {
+	out := encodeCertificate(signer.cert)
+	for _, ca := range l {
+		if ca != signer && now.Before(ca.cert.NotAfter) {
+			out = append(out, encodeCertificate(ca.cert)...)
+		}
+	}
+	return out
+}
+
+// caKey is where the CAs of an issuer are stored: certificates and keys in one
 // value, so that they always fit.
 func caKey(issuer string) string { return "ca/" + issuer + ".pem" }
 
-// openCA returns the CA of an issuer. It is made on first use, under a lock.
-func openCA(ctx context.Context, s Storage, i *Issuer, now time.Time) (*internalCA, error) {
-	if ca, err := loadCA(ctx, s, i, now); err != nil || ca != nil {
-		return ca, err
+// openCA returns the CAs of an issuer, one of which can sign. The first is made on
+// first use, the next before it is needed, under a lock; made tells of a next one.
+func openCA(ctx context.Context, s Storage, i *Issuer, now time.Time) (list cas, made bool, err error) {
+	if list, err = loadCAs(ctx, s, i.Name); err != nil || list.complete(i, now) {
+		return list, false, err
 	}
 	held, release, err := s.Hold(ctx, "ca-"+i.Name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer release()
-	if ca, err := loadCA(held, s, i, now); err != nil || ca != nil {
-		return ca, err
+	if list, err = loadCAs(held, s, i.Name); err != nil || list.complete(i, now) {
+		return list, false, err
+	}
+	if err := list.early(i, now); err != nil {
+		return nil, false, err
 	}
 	ca, err := newCA(i, now)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	text, err := ca.encode()
+	made = len(list) > 0
+	list = append(list, ca)
+	list = list[max(0, len(list)-maxCAs):]
+	text, err := list.encode()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return ca, s.Store(held, caKey(i.Name), text)
+	return list, made, s.Store(held, caKey(i.Name), text)
 }
 
-// loadCA returns nil if a CA has to be made.
-func loadCA(ctx context.Context, s Storage, i *Issuer, now time.Time) (*internalCA, error) {
-	text, err := s.Load(ctx, caKey(i.Name))
+// loadCAs returns no CA if none was made.
+func loadCAs(ctx context.Context, s Storage, issuer string) (cas, error) {
+	text, err := s.Load(ctx, caKey(issuer))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	block, rest := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("the CA of issuer %s in the storage cannot be read", i.Name)
+	var list cas
+	for len(bytes.TrimSpace(text)) > 0 {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			return nil, fmt.Errorf("the CA of issuer %s in the storage cannot be read", issuer)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("the CA of issuer %s in the storage cannot be read: %w", issuer, err)
+		}
+		key, err := parseKey(rest)
+		if err != nil {
+			return nil, fmt.Errorf("the CA of issuer %s in the storage: %w", issuer, err)
+		}
+		list = append(list, &internalCA{cert, key})
+		_, text = pem.Decode(rest)
 	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("the CA of issuer %s in the storage cannot be read: %w", i.Name, err)
-	}
-	key, err := parseKey(rest)
-	if err != nil {
-		return nil, fmt.Errorf("the CA of issuer %s in the storage: %w", i.Name, err)
-	}
-	if now.Add(caRemake).After(cert.NotAfter) {
-		return nil, nil
-	}
-	return &internalCA{cert, key}, nil
+	return list, nil
 }
 
 func newCA(i *Issuer, now time.Time) (*internalCA, error) {
@@ -110,25 +181,31 @@ func newCA(i *Issuer, now time.Time) (*internalCA, error) {
 	return &internalCA{cert, key}, nil
 }
 
-func (ca *internalCA) encode() ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(ca.key)
-	if err != nil {
-		return nil, err
-	}
+func (l cas) encode() ([]byte, error) {
 	var b bytes.Buffer
-	b.Write(encodeCertificate(ca.cert))
-	b.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	for _, ca := range l {
+		der, err := x509.MarshalPKCS8PrivateKey(ca.key)
+		if err != nil {
+			return nil, err
+		}
+		b.Write(encodeCertificate(ca.cert))
+		b.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	}
 	return b.Bytes(), nil
 }
 
 // issue signs a certificate for what a CSR of ours asks for, followed by the
-// CA's own, which clients then need not be given apart.
+// CA's own, which clients then need not be given apart. It ends with the CA.
 func (ca *internalCA) issue(csr *x509.CertificateRequest, lifetime time.Duration, now time.Time) ([]byte, error) {
+	until := now.Add(lifetime)
+	if until.After(ca.cert.NotAfter) {
+		until = ca.cert.NotAfter
+	}
 	leaf, err := signCertificate(&x509.Certificate{
 		Subject:               pkix.Name{CommonName: commonName(csr.DNSNames)},
 		DNSNames:              csr.DNSNames,
 		NotBefore:             now.Add(-min(caSkew, lifetime/10)),
-		NotAfter:              now.Add(lifetime),
+		NotAfter:              until,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,

@@ -32,7 +32,7 @@ type client struct {
 	log     *zap.Logger
 
 	mu   sync.Mutex // protects the following
-	idle map[string][]*seat
+	idle map[seatKey][]*seat
 }
 
 // seat is an ACMEIssuer and what its CA last said in its headers.
@@ -41,56 +41,82 @@ type seat struct {
 	heard *hearing
 }
 
+// seatKey is what a seat is for. Each directory has seats of its own: certmagic
+// knows a test directory too, but looks for its accounts at the other one's.
+type seatKey struct{ directory, challenge string }
+
 // Addrs are the listeners that answer challenges in this process, HOST:PORT;
 // empty: there is none. certmagic finds them taken and opens none of its own.
 type Addrs struct{ HTTP, HTTPS string }
+
+// IdentifyAs says what ACME servers are told in User-Agent (RFC 8555 §6.1), before
+// the names of the libraries. It is for a program to call before any Manager is
+// started; certmagic takes it from a variable.
+func IdentifyAs(program, version string) {
+	certmagic.UserAgent = program + "/" + strings.Trim(version, "()")
+}
 
 func newClient(i *Issuer, cache *certmagic.Cache, storage Storage, addrs Addrs, log *zap.Logger) *client {
 	log = log.With(zap.String("issuer", i.Name))
 	own := &issuerStorage{Storage: storage, prefix: path.Join("issuers", i.Name)}
 	return &client{
-		issuer: i, storage: own, addrs: addrs, log: log, idle: make(map[string][]*seat),
+		issuer: i, storage: own, addrs: addrs, log: log, idle: make(map[seatKey][]*seat),
 		config: certmagic.New(cache, certmagic.Config{Storage: own, Logger: log, OCSP: certmagic.OCSPConfig{DisableStapling: true}}),
 	}
 }
 
 // obtain places one order and returns the chain in PEM. replaces is the
 // certificate that is renewed, or nil (RFC 9773 §5); first tells that there was
-// none before.
+// none before: then the test directory, if there is one, has to issue it too.
 func (c *client) obtain(ctx context.Context, csr *x509.CertificateRequest, challenge string, replaces *x509.Certificate, first bool) ([]byte, error) {
-	s, err := c.take(ctx, csr.DNSNames, challenge)
+	if first && c.issuer.Staging != "" {
+		if _, err := c.issue(ctx, csr, seatKey{c.issuer.Staging, challenge}); err != nil {
+			return nil, err
+		}
+	}
+	if replaces != nil {
+		ctx = renewal{ctx, replaces}
+	}
+	return c.issue(ctx, csr, seatKey{c.issuer.Directory, challenge})
+}
+
+// issue places one order at one directory.
+func (c *client) issue(ctx context.Context, csr *x509.CertificateRequest, at seatKey) ([]byte, error) {
+	s, err := c.take(ctx, csr.DNSNames, at)
 	if err != nil {
 		return nil, err
 	}
-	defer c.give(challenge, s)
+	defer c.give(at, s)
 	s.heard.reset()
-	if replaces != nil {
-		ctx = renewal{ctx, replaces}
-	} else if first && c.issuer.Staging != "" {
-		attempt := 1 // certmagic then asks the test CA first
-		ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, &attempt)
-	}
 	issued, err := s.Issue(ctx, csr)
+	if err != nil && err.Error() == forgotten {
+		issued, err = s.Issue(ctx, csr)
+	}
 	if err != nil {
 		f := classify(err)
 		f.retryAfter = s.heard.retryAfter()
+		f.wide = wide(f, err, csr.DNSNames)
 		return nil, f
 	}
 	return issued.Certificate, nil
 }
 
+// forgotten is what certmagic says after it has registered anew an account that
+// the CA did not know any more: it goes on to order with the old one.
+const forgotten = "no certificate chains"
+
 // take returns an ACMEIssuer that nobody uses.
-func (c *client) take(ctx context.Context, names []string, challenge string) (*seat, error) {
+func (c *client) take(ctx context.Context, names []string, at seatKey) (*seat, error) {
 	c.mu.Lock()
-	if idle := c.idle[challenge]; len(idle) > 0 {
+	if idle := c.idle[at]; len(idle) > 0 {
 		s := idle[len(idle)-1]
-		c.idle[challenge] = idle[:len(idle)-1]
+		c.idle[at] = idle[:len(idle)-1]
 		c.mu.Unlock()
 		return s, nil
 	}
 	c.mu.Unlock()
 	heard := &hearing{}
-	template, err := c.template(challenge)
+	template, err := c.template(at)
 	if err != nil {
 		return nil, err
 	}
@@ -106,17 +132,17 @@ func (c *client) take(ctx context.Context, names []string, challenge string) (*s
 	return s, nil
 }
 
-func (c *client) give(challenge string, s *seat) {
+func (c *client) give(at seatKey, s *seat) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idle[challenge] = append(c.idle[challenge], s)
+	c.idle[at] = append(c.idle[at], s)
 }
 
-func (c *client) template(challenge string) (certmagic.ACMEIssuer, error) {
+func (c *client) template(at seatKey) (certmagic.ACMEIssuer, error) {
 	i := c.issuer
 	t := certmagic.ACMEIssuer{
-		CA: i.Directory, TestCA: i.Staging, Email: i.Email, Agreed: true, Profile: i.Profile, TrustedRoots: i.Roots,
-		DisableHTTPChallenge: challenge != HTTP01, DisableTLSALPNChallenge: challenge != TLSALPN01,
+		CA: at.directory, Email: i.Email, Agreed: true, Profile: i.Profile, TrustedRoots: i.Roots,
+		DisableHTTPChallenge: at.challenge != HTTP01, DisableTLSALPNChallenge: at.challenge != TLSALPN01,
 		CertObtainTimeout: i.Timeout, NewAccountFunc: c.keepAccountKey,
 	}
 	if i.EAB != nil {
@@ -126,7 +152,7 @@ func (c *client) template(challenge string) (certmagic.ACMEIssuer, error) {
 		t.PreferredChains.RootCommonName = []string{i.PreferredRoot}
 	}
 	var err error
-	switch challenge {
+	switch at.challenge {
 	case HTTP01:
 		t.ListenHost, t.AltHTTPPort, err = listening(c.addrs.HTTP, "--http-addr")
 	case TLSALPN01:
@@ -183,11 +209,12 @@ func (c *client) keepAccountKey(ctx context.Context, iss *certmagic.ACMEIssuer, 
 
 // ask asks the CA when to renew.
 func (c *client) ask(ctx context.Context, leaf *x509.Certificate) (acmelib.RenewalInfo, error) {
-	s, err := c.take(ctx, leaf.DNSNames, "")
+	at := seatKey{directory: c.issuer.Directory}
+	s, err := c.take(ctx, leaf.DNSNames, at)
 	if err != nil {
 		return acmelib.RenewalInfo{}, err
 	}
-	defer c.give("", s)
+	defer c.give(at, s)
 	return s.GetRenewalInfo(ctx, certmagic.Certificate{Certificate: tls.Certificate{Leaf: leaf}})
 }
 
@@ -226,7 +253,11 @@ func (s *issuerStorage) Load(ctx context.Context, key string) ([]byte, error) {
 	return s.Storage.Load(ctx, s.key(key))
 }
 
+// Delete forgets a challenge even where the order has ended with its context,
+// which acmez hands on: tokens of orders that took too long would stay for ever.
 func (s *issuerStorage) Delete(ctx context.Context, key string) error {
+	ctx, cancel := outlive(ctx, farewell)
+	defer cancel()
 	return s.Storage.Delete(ctx, s.key(key))
 }
 

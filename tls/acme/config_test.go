@@ -141,6 +141,7 @@ func TestPermit(t *testing.T) {
 	open := &Issuer{Name: "open", Directory: "https://x", Challenges: []string{DNS01}, DNS: &DNS{}}
 	half := &Issuer{Name: "half", Directory: "https://x", Challenges: []string{HTTP01}, Suffixes: []string{"example.com"}, DNS: &DNS{}}
 	own := &Issuer{Name: "own", Suffixes: []string{"example.com"}}
+	both := &Issuer{Name: "both", Suffixes: []string{"example.com"}, Namespaces: []string{"shop"}}
 	for _, c := range []struct {
 		issuer    *Issuer
 		namespace string
@@ -158,7 +159,9 @@ func TestPermit(t *testing.T) {
 		{open, "shop", "a.example", "only if it lists"},
 		{half, "shop", "*.example.com", "only if it lists"},
 		{half, "shop", "a.example.com", ""},
-		{own, "any", "*.example.com", ""},
+		{own, "any", "*.example.com", "only if it lists"},
+		{own, "any", "a.example.com", ""},
+		{both, "shop", "*.example.com", ""},
 		{own, "any", "a.example", "may not be used for"},
 	} {
 		err := c.issuer.Permit(c.namespace, []string{c.name})

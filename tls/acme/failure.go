@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +34,7 @@ type failure struct {
 	message    string
 	host       string // whose validation failed; "" if unknown
 	retryAfter time.Time
+	wide       bool // it is about the account or the address, not about the names
 }
 
 func (f *failure) Error() string { return f.message }
@@ -79,6 +82,8 @@ func classifyProblem(p acmelib.Problem) *failure {
 		f.reason = ReasonUnavailable
 	case f.host != "":
 		f.reason = ReasonValidation
+	case p.Type == acmelib.ProblemTypeUnauthorized && strings.Contains(strings.ToLower(p.Detail), "account"):
+		f.message += "; if the account was deactivated, another email or name of the issuer makes a new one"
 	}
 	return f
 }
@@ -92,4 +97,37 @@ func words(p acmelib.Problem) string {
 		fmt.Fprintf(&b, "; %s: %s", sub.Identifier.Value, sub.Detail)
 	}
 	return b.String()
+}
+
+// wide reports whether a CA has had enough of the account, of our address or of
+// everybody, so that orders for other names fare no better. ACME has no word for
+// that: what names a host, or a domain above it, is about names (RFC 8555 §6.7).
+func wide(f *failure, err error, names []string) bool {
+	if f.reason == ReasonUnavailable {
+		return !f.retryAfter.IsZero()
+	}
+	var p acmelib.Problem
+	if f.reason != ReasonRateLimited || f.host != "" || !errors.As(err, &p) {
+		return false
+	}
+	if slices.ContainsFunc(p.Subproblems, func(s acmelib.Subproblem) bool { return s.Identifier.Value != "" }) {
+		return false
+	}
+	text := strings.ToLower(links.ReplaceAllString(p.Detail, ""))
+	return !strings.Contains(text, "set of identifiers") && !strings.Contains(text, "set of domains") &&
+		!slices.ContainsFunc(names, func(name string) bool { return mentions(text, name) })
+}
+
+// links are to a CA's own pages, whose names say nothing.
+var links = regexp.MustCompile(`https?://\S+`)
+
+// mentions reports whether a text has a name, or a domain of at least two labels
+// above it.
+func mentions(text, name string) bool {
+	for name = strings.TrimPrefix(name, "*."); strings.Contains(name, "."); _, name, _ = strings.Cut(name, ".") {
+		if strings.Contains(text, name) {
+			return true
+		}
+	}
+	return false
 }

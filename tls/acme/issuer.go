@@ -90,13 +90,10 @@ func (i *Issuer) Permit(namespace string, names []string) error {
 		}
 	}
 	wildcard := slices.IndexFunc(names, isWildcard)
-	if i.Internal() {
-		return nil
-	}
-	if wildcard >= 0 && i.DNS == nil {
+	if wildcard >= 0 && i.DNS == nil && !i.Internal() {
 		return fmt.Errorf("a certificate for %s needs dns-01, and issuer %s has no DNS provider", names[wildcard], i.Name)
 	}
-	if (wildcard >= 0 || slices.Contains(i.Challenges, DNS01)) && (len(i.Namespaces) == 0 || len(i.Suffixes) == 0) {
+	if (wildcard >= 0 || !i.Internal() && slices.Contains(i.Challenges, DNS01)) && (len(i.Namespaces) == 0 || len(i.Suffixes) == 0) {
 		return fmt.Errorf("issuer %s issues wildcards and by dns-01 only if it lists the namespaces and the DNS suffixes that may use it", i.Name)
 	}
 	return nil

@@ -44,6 +44,8 @@ const (
 	StepOrdering = "CertificateOrdered"
 	StepIssued   = "CertificateIssued"
 	StepFailed   = "CertificateFailed"
+	StepHasty    = "CertificateDueAtOnce"
+	StepNewCA    = "CertificateAuthorityAdded"
 )
 
 // Options configure a Manager. Storage, Tokens and Log are required.
@@ -53,13 +55,19 @@ type Options struct {
 	Addrs   Addrs
 	// Identity names this process in records.
 	Identity string
-	// InFlight bounds the orders in flight; 0: 8.
+	// InFlight bounds the orders in flight at each issuer, and the questions
+	// when to renew, so that one that is slow holds up no other; 0: 8.
 	InFlight int
+	// AskTimeout bounds the question when to renew; 0: 30 s.
+	AskTimeout time.Duration
 	// Observe is told of each step; may be nil. It must not block.
 	Observe func(*Record, Step)
 	// Changed is told of each record that was stored; may be nil.
 	Changed func(*Record)
 	Metrics *Metrics // may be nil
+	// Draining is closed when no order is to begin any more, since challenges
+	// will soon not be answered here; nil: there is no such time.
+	Draining <-chan struct{}
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 	Log *zap.Logger
@@ -74,7 +82,7 @@ type Manager struct {
 	mu      sync.Mutex // protects the following
 	wanted  map[string]Wanted
 	records map[string]*Record // never written: replaced
-	busy    map[string]Wanted
+	busy    map[string]planned
 	clients map[string]*client // by issuer; nil unless running
 	cache   *certmagic.Cache
 	started time.Time
@@ -101,6 +109,9 @@ func New(opts Options) *Manager {
 	if opts.InFlight == 0 {
 		opts.InFlight = 8
 	}
+	if opts.AskTimeout == 0 {
+		opts.AskTimeout = 30 * time.Second
+	}
 	if opts.Observe == nil {
 		opts.Observe = func(*Record, Step) {}
 	}
@@ -110,7 +121,7 @@ func New(opts Options) *Manager {
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics()
 	}
-	return &Manager{opts: opts, wake: make(chan struct{}, 1), wanted: make(map[string]Wanted), busy: make(map[string]Wanted)}
+	return &Manager{opts: opts, wake: make(chan struct{}, 1), wanted: make(map[string]Wanted), busy: make(map[string]planned)}
 }
 
 // Want replaces all that is wanted.
@@ -118,10 +129,31 @@ func (m *Manager) Want(list []Wanted) {
 	m.mu.Lock()
 	m.wanted = make(map[string]Wanted, len(list))
 	for _, w := range list {
+		if other, twice := m.wanted[w.ID()]; twice {
+			w.Have = sooner(w.Have, other.Have)
+		}
 		m.wanted[w.ID()] = w
 	}
 	m.mu.Unlock()
 	m.signal()
+}
+
+// sooner returns the certificate that has to be replaced sooner: none is due now.
+func sooner(a, b *x509.Certificate) *x509.Certificate {
+	if a == nil || b != nil && a.NotAfter.Before(b.NotAfter) {
+		return a
+	}
+	return b
+}
+
+// draining reports whether no order is to begin any more.
+func (m *Manager) draining() bool {
+	select {
+	case <-m.opts.Draining: // nil: never
+		return true
+	default:
+		return false
+	}
 }
 
 func (m *Manager) signal() {
@@ -216,33 +248,38 @@ func (m *Manager) close() {
 func (m *Manager) begin(ctx context.Context, orders *sync.WaitGroup) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.clients == nil { // not even the records could be read
+	if m.clients == nil || m.draining() { // without clients not even the records could be read
 		return look
 	}
 	now := m.opts.Now()
 	plan := m.plan(now)
+	inFlight := make(map[lane]int)
+	for _, b := range m.busy {
+		inFlight[b.lane()]++
+	}
 	for _, p := range plan {
 		if left := p.action.At.Sub(now); left > 0 {
 			return min(left, look)
 		}
-		if len(m.busy) >= m.opts.InFlight {
-			break // each that ends wakes us
+		if inFlight[p.lane()] >= m.opts.InFlight || m.overlaps(p) {
+			continue // each that ends wakes us
 		}
-		if m.overlaps(p.wanted) {
-			continue
-		}
-		m.busy[p.wanted.ID()] = p.wanted
+		inFlight[p.lane()]++
+		m.busy[p.wanted.ID()] = p
 		orders.Go(func() { m.act(ctx, p.wanted, p.action) })
 	}
 	return look
 }
 
-// overlaps reports whether something is done for one of the names already: a
-// host has one challenge at a time, and the second would take the place of the
-// first. Called with mu held.
-func (m *Manager) overlaps(w Wanted) bool {
+// overlaps reports whether one of the names is being ordered already: a host has
+// one challenge at a time, and the second would take the place of the first.
+// Called with mu held.
+func (m *Manager) overlaps(p planned) bool {
+	if p.action.Kind != PlaceOrder {
+		return false
+	}
 	for _, b := range m.busy {
-		if slices.ContainsFunc(w.Names, func(name string) bool { return slices.Contains(b.Names, name) }) {
+		if b.action.Kind == PlaceOrder && slices.ContainsFunc(p.wanted.Names, func(name string) bool { return slices.Contains(b.wanted.Names, name) }) {
 			return true
 		}
 	}
@@ -255,10 +292,18 @@ type planned struct {
 	action Action
 }
 
+// lane is what waits for each other: orders, and questions, at one issuer.
+type lane struct {
+	issuer string
+	kind   Kind
+}
+
+func (p planned) lane() lane { return lane{p.wanted.Issuer.Name, p.action.Kind} }
+
 // plan returns what to do for everything that is wanted and not busy, in the
 // order in which it is due. Called with mu held.
 func (m *Manager) plan(now time.Time) []planned {
-	failed := m.failedValidations(now)
+	failed, held := m.failedValidations(now), m.held(now)
 	plan := make([]planned, 0, len(m.wanted))
 	for id, w := range m.wanted {
 		if _, busy := m.busy[id]; busy {
@@ -266,6 +311,7 @@ func (m *Manager) plan(now time.Time) []planned {
 		}
 		f := FactsOf(m.records[id], w, now)
 		f.Started, f.Jumped, f.Limited = m.started, m.jumped, limited(failed, w.Names)
+		f.Held = held[w.Issuer.Name]
 		plan = append(plan, planned{w, Next(f)})
 	}
 	slices.SortFunc(plan, func(a, b planned) int { return a.action.At.Compare(b.action.At) })
@@ -280,6 +326,8 @@ func FactsOf(r *Record, w Wanted, now time.Time) Facts {
 		f.Failures, f.Renewal = r.Failures, r.Renewal
 		if own := r.Leaf(); own != nil {
 			leaf = own
+			f.Issued, f.Hasty = r.Issued, r.Hasty
+			f.Asks = f.Asks && r.knownTo(w.Issuer)
 		}
 	}
 	if leaf != nil {
@@ -301,6 +349,18 @@ func (m *Manager) failedValidations(now time.Time) map[string][]time.Time {
 		}
 	}
 	return failed
+}
+
+// held returns until when issuers are left alone, whichever certificate it was
+// that they had enough of. Called with mu held.
+func (m *Manager) held(now time.Time) map[string]time.Time {
+	held := make(map[string]time.Time)
+	for _, r := range m.records {
+		if until := r.Failures.held(now, m.started); until.After(held[r.Issuer]) {
+			held[r.Issuer] = until
+		}
+	}
+	return held
 }
 
 // limited returns until when one of the names has had its failed validations.
@@ -427,7 +487,11 @@ func (m *Manager) sweep(ctx context.Context) {
 			old = append(old, r)
 		}
 	}
+	idle := len(m.busy) == 0
 	m.mu.Unlock()
+	if idle && !first {
+		m.forgetTokens(ctx, now)
+	}
 	for _, r := range old {
 		if err := m.opts.Storage.DeleteRecord(ctx, r); err != nil {
 			m.opts.Log.Info("an old record of a certificate could not be deleted", zap.Strings("names", r.Names), zap.Error(err))
@@ -436,6 +500,26 @@ func (m *Manager) sweep(ctx context.Context) {
 		m.mu.Lock()
 		delete(m.records, r.ID)
 		m.mu.Unlock()
+	}
+}
+
+// forgetTokens deletes challenges that a process has left behind which died in
+// the middle of an order.
+func (m *Manager) forgetTokens(ctx context.Context, now time.Time) {
+	keys, err := m.opts.Storage.List(ctx, "issuers", true)
+	if err != nil {
+		return // there are none yet, or the next hour will do
+	}
+	for _, key := range keys {
+		if !IsToken(key) {
+			continue
+		}
+		if info, err := m.opts.Storage.Stat(ctx, key); err != nil || now.Sub(info.Modified) < time.Hour {
+			continue
+		}
+		if err := m.opts.Storage.Delete(ctx, key); err != nil {
+			m.opts.Log.Info("an old challenge could not be deleted", zap.String("key", key), zap.Error(err))
+		}
 	}
 }
 

@@ -22,11 +22,31 @@ type order struct {
 	client *client
 	wanted Wanted
 	why    string
+	roots  []byte // of a CA of our own that has issued
 }
 
-// farewell is how long a process that ends may take to say that its order is
-// not in flight any more.
-const farewell = 3 * time.Second
+// farewell is how long a process that ends, or has lost its lock, may take to
+// store what became of its order. No other order comes in between unseen: a
+// record that was changed meanwhile is not overwritten.
+const farewell = 5 * time.Second
+
+// tellAgain is how long after an Event another tells of the same.
+const tellAgain = time.Hour
+
+// outlive returns a context that ends some time after ctx.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(by)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-late.Done():
+		}
+	})
+	return late, func() { stop(); cancel() }
+}
 
 // place places the order under the lock of its names. It returns an error only
 // if the outcome could not be stored.
@@ -41,7 +61,9 @@ func (o *order) place(ctx context.Context) error {
 		return err
 	}
 	if !o.stillDue(r) {
-		o.m.take(r)
+		if r.Version != "" {
+			o.m.take(r)
+		}
 		return nil
 	}
 	key, err := o.prepare(held, r)
@@ -49,7 +71,7 @@ func (o *order) place(ctx context.Context) error {
 		return err
 	}
 	o.m.opts.Log.Info("ordering a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("why", o.why))
-	o.m.opts.Observe(r, Step{Reason: StepOrdering, Message: fmt.Sprintf("ordering a certificate from %s: %s", r.Issuer, o.why)})
+	o.tell(r, Step{Reason: StepOrdering, Message: fmt.Sprintf("ordering a certificate from %s: %s", r.Issuer, o.why)})
 	limit, cancel := context.WithTimeout(held, o.wanted.Issuer.Timeout)
 	defer cancel()
 	chain, err := o.obtain(limit, r, key)
@@ -69,10 +91,14 @@ func (o *order) place(ctx context.Context) error {
 	return o.issued(held, r, chain)
 }
 
-// stillDue looks again: what is stored may be newer than what was decided on.
+// stillDue looks again: what is stored may be newer than what was decided on, and
+// nobody may want it any more.
 func (o *order) stillDue(r *Record) bool {
 	o.m.mu.Lock()
 	defer o.m.mu.Unlock()
+	if _, wanted := o.m.wanted[r.ID]; !wanted || o.m.draining() {
+		return false
+	}
 	if known := o.m.records[r.ID]; known != nil && known.Version == r.Version {
 		return true
 	}
@@ -110,21 +136,35 @@ func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byt
 		return nil, err
 	}
 	if o.wanted.Issuer.Internal() {
-		now := o.m.opts.Now()
-		ca, err := openCA(ctx, o.m.opts.Storage, o.wanted.Issuer, now)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errStorage, err)
-		}
-		return ca.issue(csr, o.wanted.Issuer.Lifetime, now)
+		return o.sign(ctx, r, csr)
 	}
 	o.m.opts.Metrics.ordered(r.Issuer)
 	replaces := r.Leaf()
-	if r.Failures.Count > 0 && r.Failures.Reason == ReasonRefused {
-		// Perhaps for this: a CA does not take it from another account, nor
-		// if it has forgotten the certificate.
+	if !r.knownTo(o.wanted.Issuer) || r.Failures.Count > 0 && r.Failures.Reason == ReasonRefused {
+		// Perhaps refused for this: a CA does not take it from another
+		// account, nor if it has forgotten the certificate.
 		replaces = nil
 	}
 	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), replaces, r.Leaf() == nil)
+}
+
+// sign has a CA of our own issue the certificate.
+func (o *order) sign(ctx context.Context, r *Record, csr *x509.CertificateRequest) ([]byte, error) {
+	now, issuer := o.m.opts.Now(), o.wanted.Issuer
+	list, made, err := openCA(ctx, o.m.opts.Storage, issuer, now)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStorage, err)
+	}
+	ca := list.signer(issuer, now)
+	o.roots = list.roots(ca, now)
+	if made {
+		next := list[len(list)-1].cert
+		message := fmt.Sprintf("%s has another CA, %s, valid until %s, which signs when the last is near its end; clients should trust it, too: it is in ca.crt of each Secret that is written from now on",
+			issuer.Name, next.Subject.CommonName, next.NotAfter.UTC().Format(time.RFC3339))
+		o.m.opts.Log.Warn("an issuer has another CA", zap.String("issuer", issuer.Name), zap.String("message", message))
+		o.m.opts.Observe(r, Step{Reason: StepNewCA, Message: message})
+	}
+	return ca.issue(csr, issuer.Lifetime, now)
 }
 
 // check holds what a CA returned against what was asked for.
@@ -156,13 +196,21 @@ func concrete(name string) string {
 	return name
 }
 
-// issued stores the certificate. It was paid for: as long as the lock is ours,
-// it is tried again and again.
+// issued stores the certificate. It was paid for: as long as the lock is ours, and
+// a little longer, it is tried again and again.
 func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
+	ctx, cancel := outlive(ctx, farewell)
+	defer cancel()
+	now, before := o.m.opts.Now(), FactsOf(r, o.wanted, o.m.opts.Now())
 	r.Chain, r.Key, r.NextKey = bytes.TrimSpace(chain), r.NextKey, nil
 	r.Chain = append(r.Chain, '\n')
-	r.Order, r.Renewal = nil, nil
-	r.Failures = Failures{Validations: r.Failures.recent(o.m.opts.Now())}
+	r.Directory, r.Roots, r.Order, r.Renewal = o.wanted.Issuer.Directory, o.roots, nil, nil
+	r.Failures = Failures{Validations: r.Failures.recent(now)}
+	r.Issued, r.Sequence = now, max(r.Sequence+1, now.Unix())
+	hasty := FactsOf(r, o.wanted, now).hasty(now)
+	if r.Hasty++; !hasty && !before.wasHasty() {
+		r.Hasty = 0
+	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := o.m.put(ctx, r)
 		if err == nil {
@@ -176,10 +224,25 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 	o.m.opts.Log.Info("got a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("notAfter", leaf.NotAfter.UTC().Format(time.RFC3339)))
 	o.m.opts.Metrics.issued(r.Issuer)
 	o.m.opts.Observe(r, Step{Reason: StepIssued, Message: fmt.Sprintf("%s issued a certificate, valid until %s", r.Issuer, leaf.NotAfter.UTC().Format(time.RFC3339))})
+	if hasty {
+		o.hasty(r)
+	}
 	return nil
 }
 
+// hasty tells that what was issued is due already.
+func (o *order) hasty(r *Record) {
+	now, leaf := o.m.opts.Now(), r.Leaf()
+	message := fmt.Sprintf("%s issued a certificate that is due for renewal at once: it is valid from %s to %s, and here it is %s; the next one is ordered at %s. Compare this clock with the CA's",
+		r.Issuer, leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339),
+		Next(FactsOf(r, o.wanted, now)).At.UTC().Format(time.RFC3339))
+	o.m.opts.Log.Warn("a certificate was due as soon as it came", zap.Strings("names", r.Names), zap.String("message", message))
+	o.m.opts.Observe(r, Step{Reason: StepHasty, Failed: true, Message: message})
+}
+
 func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
+	ctx, cancel := outlive(ctx, farewell)
+	defer cancel()
 	now := o.m.opts.Now()
 	r.Order = nil
 	r.Failures.add(f, r.Names, now)
@@ -187,9 +250,28 @@ func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
 	o.m.opts.Log.Warn("a certificate was not issued", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer),
 		zap.String("reason", string(f.reason)), zap.String("message", f.message), zap.String("next", next.At.UTC().Format(time.RFC3339)))
 	o.m.opts.Metrics.failed(r.Issuer, f.reason)
-	o.m.opts.Observe(r, Step{Reason: StepFailed, Failed: true,
-		Message: fmt.Sprintf("%s: %s; tried again at %s", r.Issuer, f.message, next.At.UTC().Format(time.RFC3339))})
+	message := fmt.Sprintf("%s: %s; tried again at %s", r.Issuer, f.message, next.At.UTC().Format(time.RFC3339))
+	if r.Failures.First.Before(now) {
+		message += fmt.Sprintf(" (so since %s, %d attempts without a certificate)", r.Failures.First.UTC().Format(time.RFC3339), r.Failures.Count)
+	}
+	o.tell(r, Step{Reason: StepFailed, Failed: true, Message: message})
+	if r.Failures.due(now) {
+		r.Failures.Told = now
+	}
 	return o.m.put(ctx, r)
+}
+
+// tell tells of a step, unless the same was told within the hour: a CA that is
+// down for a day makes no thousand Events. The log has them all.
+func (o *order) tell(r *Record, s Step) {
+	if r.Failures.due(o.m.opts.Now()) {
+		o.m.opts.Observe(r, s)
+	}
+}
+
+// due reports whether a failure is to be told.
+func (n *Failures) due(now time.Time) bool {
+	return n.Count == 0 || n.Told.IsZero() || now.Sub(n.Told).Abs() >= tellAgain
 }
 
 // abandon says that the order is not in flight any more, if the lock is still
@@ -198,7 +280,7 @@ func (o *order) abandon(ctx context.Context, r *Record) error {
 	if ctx.Err() == nil {
 		return errors.New("the lock of the order was lost; its outcome is unknown")
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	ctx, cancel := outlive(ctx, farewell)
 	defer cancel()
 	r.Order = nil
 	return o.m.put(ctx, r)
@@ -206,8 +288,10 @@ func (o *order) abandon(ctx context.Context, r *Record) error {
 
 // add counts a failure. names are those of the order.
 func (n *Failures) add(f *failure, names []string, now time.Time) {
-	n.Count++
-	n.Last, n.Reason, n.Message, n.RetryAfter = now, f.reason, f.message, f.retryAfter
+	if n.Count++; n.Reason != f.reason {
+		n.First, n.Told = now, time.Time{}
+	}
+	n.Last, n.Reason, n.Message, n.RetryAfter, n.Wide = now, f.reason, f.message, f.retryAfter, f.wide
 	n.Validations = n.recent(now)
 	if f.reason != ReasonValidation {
 		return
@@ -245,7 +329,9 @@ func (m *Manager) ask(ctx context.Context, c *client, w Wanted) {
 	if leaf == nil {
 		return
 	}
-	info, err := c.ask(ctx, leaf)
+	limit, cancel := context.WithTimeout(ctx, m.opts.AskTimeout)
+	info, err := c.ask(limit, leaf)
+	cancel()
 	if ctx.Err() != nil {
 		return
 	}

@@ -34,6 +34,7 @@ func TestClassify(t *testing.T) {
 		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 500, Resource: of("a.example")}, ReasonUnavailable, "a.example", "serverInternal"},
 		{acmelib.Problem{Type: acmelib.ProblemTypeBadNonce, Status: 400}, ReasonUnavailable, "", "badNonce"},
 		{acmelib.Problem{Type: urn + "rejectedIdentifier", Detail: "never", Status: 400, Subproblems: []acmelib.Subproblem{{Problem: acmelib.Problem{Detail: "blocked"}, Identifier: acmelib.Identifier{Value: "b.example"}}}}, ReasonRefused, "", "rejectedIdentifier: never; b.example: blocked"},
+		{acmelib.Problem{Type: urn + "unauthorized", Detail: "An account with the provided public key exists but is deactivated", Status: 403}, ReasonRefused, "", "another email or name"},
 		{fmt.Errorf("x: %w", errStorage), ReasonStorage, "", "storage"},
 		{fmt.Errorf("x: %w", context.DeadlineExceeded), ReasonUnavailable, "", "deadline"},
 		{&net.OpError{Op: "dial", Err: errors.New("refused")}, ReasonUnavailable, "", "refused"},
@@ -43,6 +44,39 @@ func TestClassify(t *testing.T) {
 	} {
 		if f := classify(fmt.Errorf("wrapped: %w", c.err)); f.reason != c.reason || f.host != c.host || !strings.Contains(f.message, c.message) {
 			t.Errorf("%v: %+v, want %s, %q, %q", c.err, f, c.reason, c.host, c.message)
+		}
+	}
+}
+
+// TestWide: what the CA says of the account or of our address holds up every
+// order, what it says of names only theirs. The texts are those of Let's Encrypt.
+func TestWide(t *testing.T) {
+	names := []string{"a.b.example"}
+	limited := func(detail string, subs ...acmelib.Subproblem) error {
+		return fmt.Errorf("x: %w", acmelib.Problem{Type: acmelib.ProblemTypeRateLimited, Status: 429, Detail: detail, Subproblems: subs})
+	}
+	later := begun.Add(time.Hour)
+	for _, c := range []struct {
+		err   error
+		after time.Time
+		want  bool
+	}{
+		{limited("too many new orders (300) from this account in the last 3h0m0s, retry after 2026-03-01 00:00:00 UTC: see https://ca.b.example/docs"), later, true},
+		{limited("too many new registrations (10) from this IP address in the last 3h0m0s"), time.Time{}, true},
+		{limited("Service busy; retry later."), later, true},
+		{limited(`too many failed authorizations (5) for "a.b.example" in the last 1h0m0s`), later, false},
+		{limited(`too many certificates (50) already issued for "b.example" in the last 168h0m0s`), later, false},
+		{limited("too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s"), later, false},
+		{limited("enough", acmelib.Subproblem{Identifier: acmelib.Identifier{Value: "a.b.example"}}), later, false},
+		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 503}, later, true},
+		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 503}, time.Time{}, false},
+		{errors.New("HTTP 429: too many requests"), later, true},
+		{acmelib.Problem{Type: acmelib.ProblemTypeNamespace + "rejectedIdentifier", Status: 400}, later, false},
+	} {
+		f := classify(c.err)
+		f.retryAfter = c.after
+		if got := wide(f, c.err, names); got != c.want {
+			t.Errorf("%v, Retry-After %v: %v", c.err, c.after, got)
 		}
 	}
 }
@@ -116,14 +150,10 @@ func TestSuggestion(t *testing.T) {
 func TestInternalCA(t *testing.T) {
 	dir := t.TempDir()
 	issuer := &Issuer{Name: "own", KeyType: DefaultKeyType, Suffixes: []string{"example.com"}, Lifetime: day}
-	one, err1 := openCA(t.Context(), newFiles(t, dir), issuer, begun)
-	two, err2 := openCA(t.Context(), newFiles(t, dir), issuer, begun.Add(day))
+	one, err1 := signing(t, dir, issuer, begun)
+	two, err2 := signing(t, dir, issuer, begun.Add(day))
 	if err := errors.Join(err1, err2); err != nil || !one.cert.Equal(two.cert) {
 		t.Fatalf("two CAs: %v", err)
-	}
-	later, err := openCA(t.Context(), newFiles(t, dir), issuer, one.cert.NotAfter.Add(-caRemake+time.Hour))
-	if err != nil || later.cert.Equal(one.cert) {
-		t.Errorf("a CA is used until its end: %v", err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(one.cert)
@@ -137,6 +167,77 @@ func TestInternalCA(t *testing.T) {
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name, CurrentTime: begun}); (err == nil) != valid {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	chain, err := one.issue(&x509.CertificateRequest{DNSNames: []string{"a.example.com"}, PublicKey: one.key.Public()}, 20*caLifetime, begun)
+	if leaf := (&Record{Chain: chain}).Leaf(); err != nil || !leaf.NotAfter.Equal(one.cert.NotAfter) {
+		t.Errorf("a certificate ends at %v, its CA at %v, %v", leaf.NotAfter, one.cert.NotAfter, err)
+	}
+	other := *issuer
+	other.Suffixes = []string{"example.org"}
+	if ca, err := signing(t, dir, &other, begun.Add(day)); err != nil || ca.cert.Equal(one.cert) {
+		t.Errorf("a CA signs what it is constrained not to, %v", err)
+	}
+}
+
+// signing returns the CA that signs at a time.
+func signing(t *testing.T, dir string, i *Issuer, now time.Time) (*internalCA, error) {
+	list, _, err := openCA(t.Context(), newFiles(t, dir), i, now)
+	return list.signer(i, now), err
+}
+
+// TestNextCA: the next CA is known for half a year before it signs, and no clock
+// costs the one there is.
+func TestNextCA(t *testing.T) {
+	dir, issuer := t.TempDir(), ownIssuer("own")
+	first, err := signing(t, dir, issuer, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := first.cert.NotAfter
+	for _, c := range []struct {
+		now   time.Time
+		first bool // it signs
+		roots int
+	}{
+		{end.Add(-caNext - day), true, 1},
+		{end.Add(-caNext + day), true, 2},
+		{end.Add(-caSwitch - day), true, 2},
+		{end.Add(-caSwitch + day), false, 2},
+		{end.Add(day), false, 1},
+		{end.Add(50 * 365 * day), false, 1}, // a clock far ahead
+		{begun.Add(day), true, 3},           // set right
+	} {
+		list, _, err := openCA(t.Context(), newFiles(t, dir), issuer, c.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ca := list.signer(issuer, c.now)
+		if ca.cert.Equal(first.cert) != c.first {
+			t.Errorf("%v: signed by %s", c.now, ca.cert.Subject)
+		}
+		if n := strings.Count(string(list.roots(ca, c.now)), "BEGIN CERTIFICATE"); n != c.roots {
+			t.Errorf("%v: clients are to trust %d CAs, want %d", c.now, n, c.roots)
+		}
+	}
+	if _, err := signing(t, dir, issuer, begun.Add(-365*day)); err == nil || !strings.Contains(err.Error(), "set the clock") {
+		t.Errorf("a clock before the CA: %v", err)
+	}
+}
+
+// TestNextCAIsTold: whoever gets a certificate hears of the next CA, and finds it
+// in what clients are to trust.
+func TestNextCAIsTold(t *testing.T) {
+	files, issuer := newFiles(t, t.TempDir()), ownIssuer("own")
+	if _, _, err := openCA(t.Context(), files, issuer, time.Now().Add(-caLifetime+caNext-day)); err != nil {
+		t.Fatal(err)
+	}
+	o := newOffice(t, func(o *Options) { o.Storage = files })
+	o.run()
+	w := want(issuer, "a.example")
+	o.Want([]Wanted{w})
+	o.until("the certificate", o.issued(w))
+	if n := strings.Count(string(o.record(w).Roots), "BEGIN CERTIFICATE"); n != 2 || o.count(StepNewCA) != 1 {
+		t.Errorf("%d roots, told %d times", n, o.count(StepNewCA))
 	}
 }
 

@@ -20,6 +20,21 @@ type Record struct {
 	// Chain and Key are the certificate in PEM; empty before the first.
 	Chain []byte `json:"chain,omitempty"`
 	Key   []byte `json:"key,omitempty"`
+	// Directory is that of the ACME server that issued Chain; empty: none did,
+	// or it is not known. Another one knows nothing of the certificate.
+	Directory string `json:"directory,omitempty"`
+	// Roots are what clients should trust Chain by, in PEM, where the CA is our
+	// own; empty: they know it.
+	Roots []byte `json:"roots,omitempty"`
+	// Issued is when Chain came, by the clock of who ordered it.
+	Issued time.Time `json:"issued,omitzero"`
+	// Sequence grows with each certificate, also where the record was lost in
+	// between: it is the time of issue in Unix seconds, or one more than the
+	// last.
+	Sequence int64 `json:"sequence,omitempty"`
+	// Hasty counts the certificates in a row that were due as soon as they
+	// came.
+	Hasty int `json:"hasty,omitempty"`
 	// NextKey is stored before a CSR with it is sent, so that no certificate
 	// is issued whose key a crash has lost. It becomes Key.
 	NextKey []byte `json:"nextKey,omitempty"`
@@ -61,6 +76,14 @@ type Failures struct {
 	Message string `json:"message"`
 	// RetryAfter is until when the CA does not want to be asked again.
 	RetryAfter time.Time `json:"retryAfter,omitzero"`
+	// Wide tells that the CA has had enough of the account or of us, not of
+	// these names: nothing is ordered from the issuer before the next attempt
+	// with this certificate.
+	Wide bool `json:"wide,omitempty"`
+	// First is when an attempt first failed for this reason, and Told when that
+	// was last told in an Event.
+	First time.Time `json:"first,omitzero"`
+	Told  time.Time `json:"told,omitzero"`
 	// Validations are the failed validations of the last hour by host. They
 	// outlive a success.
 	Validations map[string][]time.Time `json:"validations,omitempty"`
@@ -81,6 +104,14 @@ func (r *Record) Leaf() *x509.Certificate {
 	}
 	return leaf
 }
+
+// knownTo reports whether an issuer's server may know the certificate: its
+// directory may have been configured anew since.
+func (r *Record) knownTo(i *Issuer) bool { return r.Directory == "" || r.Directory == i.Directory }
+
+// Held returns until when nothing is ordered from the record's issuer, because it
+// has had enough of us; zero: it has not.
+func (r *Record) Held(now time.Time) time.Time { return r.Failures.held(now, now) }
 
 // finish makes a record ready to be shared: nobody writes to it again.
 func (r *Record) finish() *Record {

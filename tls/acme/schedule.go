@@ -18,8 +18,15 @@ type Facts struct {
 	// Asks tells that the CA can be asked for a suggestion.
 	Asks     bool
 	Failures Failures
+	// Issued is when the certificate came, by our own clock; zero: unknown.
+	Issued time.Time
+	// Hasty counts how often in a row a certificate was due as soon as it
+	// came.
+	Hasty int
 	// Limited is until when a host has had its share of failed validations.
 	Limited time.Time
+	// Held is until when the issuer wants no orders at all.
+	Held time.Time
 	// Started is since when somebody looks: what was due before is spread,
 	// and does not begin at once everywhere.
 	Started time.Time
@@ -46,6 +53,7 @@ type Action struct {
 const (
 	maxSpread   = 10 * time.Minute   // of what was due before somebody looked
 	jumpHold    = time.Hour          // a clock that was set must prove itself
+	floor       = time.Hour          // between certificates of one set of names
 	maxRetry    = 7 * 24 * time.Hour // a CA that says "in ten years" is asked in a week
 	askEvery    = 6 * time.Hour      // RFC 9773 §4.3.2 without a Retry-After
 	askAgain    = time.Hour          // after an answer that is of no use
@@ -57,11 +65,11 @@ const (
 // times that a wrong clock showed.
 func Next(f Facts) Action {
 	if f.NotAfter.IsZero() {
-		return Action{PlaceOrder, latest(f.Now, f.retry(0), f.Limited), f.because("there is no certificate yet")}
+		return Action{PlaceOrder, latest(f.Now, f.retry(0), f.Limited, f.Held), f.because("there is no certificate yet")}
 	}
 	life := f.NotAfter.Sub(f.NotBefore)
 	due, why := f.due(life)
-	at := latest(due, f.retry(life), f.Limited, f.hold(due, life))
+	at := latest(due, f.retry(life), f.Limited, f.Held, f.hold(due, life), f.floor(life))
 	if ask, ok := f.ask(); ok && ask.Before(at) {
 		return Action{AskRenewal, ask, "the CA is asked when to renew"}
 	}
@@ -69,6 +77,9 @@ func Next(f Facts) Action {
 }
 
 func (f Facts) because(why string) string {
+	if f.Held.After(f.Now) {
+		why += "; the CA wants no orders before " + f.Held.UTC().Format(time.RFC3339)
+	}
 	if f.Failures.Count > 0 {
 		return "try " + strconv.Itoa(f.Failures.Count+1) + ": " + why
 	}
@@ -87,6 +98,36 @@ func (f Facts) due(life time.Duration) (time.Time, string) {
 	}
 	third := life / 3
 	return f.NotAfter.Add(-third).Add(-f.share(f.NotBefore.String(), life/20)), "two thirds of its life are over"
+}
+
+// Due reports whether the certificate is to be renewed, or has ended.
+func (f Facts) Due() bool { return f.hasty(f.Now) }
+
+// hasty reports whether a certificate that was just issued is due already: the
+// CA's clock and ours differ, or it suggests so.
+func (f Facts) hasty(at time.Time) bool {
+	due, _ := f.due(f.NotAfter.Sub(f.NotBefore))
+	return !due.After(at)
+}
+
+// wasHasty reports whether a certificate was due before it could be replaced.
+func (f Facts) wasHasty() bool {
+	life := f.NotAfter.Sub(f.NotBefore)
+	return !f.Issued.IsZero() && f.hasty(f.Issued.Add(min(floor, life/3)))
+}
+
+// floor is when the next certificate may be ordered after one that came. It is
+// doubled each time that one was due as soon as it came, up to a third of the
+// lifetime: otherwise two clocks that differ would make order after order.
+func (f Facts) floor(life time.Duration) time.Time {
+	if f.Issued.IsZero() {
+		return time.Time{}
+	}
+	issued := f.Issued
+	if issued.After(f.Now) {
+		issued = f.Started // said by another clock
+	}
+	return issued.Add(min(floor<<min(f.Hasty, 12), life/3))
 }
 
 // ask is when to ask the CA for its suggestion.
@@ -135,10 +176,7 @@ func (f Facts) retry(life time.Duration) time.Time {
 	if n.Count == 0 {
 		return time.Time{}
 	}
-	last := n.Last
-	if last.After(f.Now) {
-		last = f.Started // seen under another clock; Now would move on with us
-	}
+	last, after := n.times(f.Now, f.Started)
 	b, ok := backoffs[n.Reason]
 	if !ok {
 		b = backoffs[ReasonRefused]
@@ -152,11 +190,36 @@ func (f Facts) retry(life time.Duration) time.Time {
 		wait = min(2*wait, longest)
 	}
 	wait += f.share("retry "+strconv.Itoa(n.Count), wait/4)
-	after := n.RetryAfter
+	return latest(last.Add(wait), after)
+}
+
+// times are when the last attempt failed and until when the CA did not want to be
+// asked again. What was seen under another clock counts from when somebody
+// started to look: now would move on with us.
+func (n *Failures) times(now, started time.Time) (last, after time.Time) {
+	last, after = n.Last, n.RetryAfter
+	if last.After(now) {
+		last = started
+		if !after.IsZero() {
+			after = last.Add(n.RetryAfter.Sub(n.Last))
+		}
+	}
 	if limit := last.Add(maxRetry); after.After(limit) {
 		after = limit
 	}
-	return latest(last.Add(wait), after)
+	return last, after
+}
+
+// held is until when an issuer that has had enough of us is left alone.
+func (n *Failures) held(now, started time.Time) time.Time {
+	if !n.Wide {
+		return time.Time{}
+	}
+	last, after := n.times(now, started)
+	if after.IsZero() {
+		after = last.Add(backoffs[n.Reason].first)
+	}
+	return after
 }
 
 // share is a part of d that is always the same for this certificate and

@@ -15,6 +15,7 @@ const day = 24 * time.Hour
 type life struct {
 	facts  Facts
 	length time.Duration // of certificates
+	slow   time.Duration // what the CA's clock is ahead of ours; negative: behind
 	orders []time.Time
 	asked  int
 }
@@ -43,7 +44,10 @@ func (l *life) run(from, to time.Time, ca func(at time.Time) Reason) {
 			l.facts.Failures.Last, l.facts.Failures.Reason = now, reason
 			continue
 		}
-		l.facts.NotBefore, l.facts.NotAfter, l.facts.Failures = now, now.Add(l.length), Failures{}
+		l.facts.NotBefore, l.facts.NotAfter, l.facts.Failures = now.Add(l.slow), now.Add(l.slow).Add(l.length), Failures{}
+		if l.facts.Issued = now; l.facts.hasty(now) {
+			l.facts.Hasty++
+		}
 	}
 }
 
@@ -129,6 +133,28 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	f.Failures.Reason = ReasonValidation
 	if got := Next(f).At; got.Before(f.Limited) {
 		t.Errorf("a host that failed too often is validated at %v", got)
+	}
+}
+
+// TestHeld: an issuer that has had enough of us is left alone as long as it says,
+// or for a while, and never for longer than a week.
+func TestHeld(t *testing.T) {
+	last := begun.Add(-time.Minute)
+	for _, c := range []struct{ last, after, want time.Time }{
+		{last, begun.Add(day), begun.Add(day)},
+		{last, time.Time{}, last.Add(15 * time.Minute)},
+		{last, begun.Add(3650 * day), last.Add(maxRetry)},
+		{begun.Add(400 * day), begun.Add(401 * day), begun.Add(day)}, // said under another clock
+	} {
+		n := Failures{Count: 1, Last: c.last, Reason: ReasonRateLimited, RetryAfter: c.after, Wide: true}
+		f := Facts{ID: "x", Now: begun, Started: begun, Held: n.held(begun, begun)}
+		if got := Next(f).At; !got.Equal(c.want) {
+			t.Errorf("%+v: ordered at %v, want %v", n, got, c.want)
+		}
+		n.Wide = false
+		if got := n.held(begun, begun); !got.IsZero() {
+			t.Errorf("what is about names holds up others until %v", got)
+		}
 	}
 }
 
@@ -229,6 +255,32 @@ func TestStartSpreads(t *testing.T) {
 		if minute >= 10 || n > 150 {
 			t.Errorf("minute %d: %d orders", minute, n)
 		}
+	}
+}
+
+// TestClocksDiffer: certificates that are due as soon as they come do not make
+// order after order, and each is ordered later than the one before.
+func TestClocksDiffer(t *testing.T) {
+	for _, c := range []struct {
+		length, slow time.Duration
+		most         int
+	}{{90 * day, -400 * day, 12}, {6 * day, -5 * day, 24}, {5 * time.Minute, -time.Hour, 40 * 24 * 36}} {
+		l := newLife(1, c.length, begun.Add(-c.length))
+		l.slow = c.slow
+		l.run(begun, begun.Add(40*day), issues)
+		if n := len(l.orders); n < 2 || n > c.most {
+			t.Errorf("certificates for %v from a clock off by %v: %d orders in 40 days", c.length, c.slow, n)
+		}
+		for i := 1; i < len(l.orders); i++ {
+			if gap := l.orders[i].Sub(l.orders[i-1]); gap < min(time.Hour, c.length/3) {
+				t.Errorf("certificates for %v: two orders within %v", c.length, gap)
+			}
+		}
+	}
+	// What another clock said holds up nothing for longer.
+	f := Facts{ID: "x", Now: begun, Started: begun, Issued: begun.Add(400 * day), NotBefore: begun.Add(-80 * day), NotAfter: begun.Add(10 * day)}
+	if wait := Next(f).At.Sub(begun); wait > 61*time.Minute {
+		t.Errorf("tried in %v", wait)
 	}
 }
 

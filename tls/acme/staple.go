@@ -38,6 +38,7 @@ type Stapler struct {
 
 	mu      sync.Mutex // protects the following
 	staples map[string]*staple
+	asking  int // how many are asked for
 }
 
 // staple is what is known of one certificate's status.
@@ -46,15 +47,22 @@ type staple struct {
 
 	cert    *certstore.Certificate // as it was given
 	stapled *certstore.Certificate // nil: there is no response
-	until   time.Time              // when the response ends
+	until   time.Time              // when the response is not stapled any more, before it ends
 	next    time.Time              // when to ask
 	failed  int
+	asking  bool
 }
 
 const (
 	stapleTimeout = 10 * time.Second
 	maxStaple     = 64 << 10 // real ones have less than 4 KiB
-	// stapleFirst and stapleLongest bound the wait after a failure.
+	// stapleMargin is how long before its end a response is not stapled any
+	// more, or a tenth of its life: handshakes and clocks of clients take time.
+	stapleMargin = time.Minute
+	// maxAsks bounds the questions at one time.
+	maxAsks = 8
+	// stapleFirst and stapleLongest bound the wait after a failure; the first is
+	// the shortest after an answer, too.
 	stapleFirst   = time.Minute
 	stapleLongest = time.Hour
 	// stapleDefault is how long a response without an end is served.
@@ -121,17 +129,20 @@ func (s *Stapler) Stapled(c *certstore.Certificate) *certstore.Certificate {
 	return known.stapled
 }
 
-// Start asks responders until ctx ends, one after another.
+// Start asks responders until ctx ends, several at a time, and has responses go
+// before they end, whoever answers.
 func (s *Stapler) Start(ctx context.Context) {
+	var asks sync.WaitGroup
+	defer asks.Wait()
 	for ctx.Err() == nil {
-		due, wait := s.due()
+		due, ended, wait := s.due()
 		for _, known := range due {
-			s.refresh(ctx, known)
+			asks.Go(func() { s.refresh(ctx, known); s.signal() })
 		}
-		if len(due) > 0 {
-			continue
+		if ended {
+			s.opts.Changed()
 		}
-		timer := time.NewTimer(min(wait, stapleLongest))
+		timer := time.NewTimer(wait)
 		select {
 		case <-s.wake:
 		case <-timer.C:
@@ -141,53 +152,77 @@ func (s *Stapler) Start(ctx context.Context) {
 	}
 }
 
-// due returns the staples to ask for now, else how long to wait.
-func (s *Stapler) due() ([]*staple, time.Duration) {
+// due drops the responses that end, and tells whether there were any. It returns
+// the staples to ask for now, as far as there is room, and how long to wait; each
+// that is done wakes Start.
+func (s *Stapler) due() (due []*staple, ended bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now, wait := s.opts.Now(), stapleLongest
-	var due []*staple
+	now := s.opts.Now()
+	wait = stapleLongest
 	for _, known := range s.staples {
-		if left := known.next.Sub(now); left > 0 {
-			wait = min(wait, left)
+		if known.stapled == nil {
 			continue
 		}
-		due = append(due, known)
+		if left := known.until.Sub(now); left > 0 {
+			wait = min(wait, left)
+		} else {
+			known.stapled, ended = nil, true
+		}
 	}
-	return due, wait
+	for _, known := range s.staples {
+		switch left := known.next.Sub(now); {
+		case known.asking || left <= 0 && s.asking >= maxAsks:
+		case left > 0:
+			wait = min(wait, left)
+		default:
+			known.asking = true
+			s.asking++
+			due = append(due, known)
+		}
+	}
+	return due, ended, wait
 }
 
 func (s *Stapler) refresh(ctx context.Context, known *staple) {
-	leaf := known.leaf
-	text, response, err := s.ask(ctx, leaf, known.issuer)
+	limit, cancel := context.WithTimeout(ctx, stapleTimeout)
+	defer cancel()
+	text, response, err := s.ask(limit, known.leaf, known.issuer)
+	s.mu.Lock()
+	known.asking = false
+	s.asking--
 	if ctx.Err() != nil {
+		s.mu.Unlock()
 		return
 	}
-	now := s.opts.Now()
-	s.mu.Lock()
-	if err == nil {
-		end := response.NextUpdate
-		if end.IsZero() {
-			end = response.ThisUpdate.Add(stapleDefault)
-		}
-		known.stapled, known.until, known.failed = known.cert.WithStaple(text), end, 0
-		known.next = now.Add(max(end.Sub(now)/2, time.Second))
-	} else {
-		known.failed++
-		known.next = now.Add(min(stapleFirst<<min(known.failed-1, 10), stapleLongest))
-		if known.stapled != nil && known.until.After(now) && known.until.Before(known.next) {
-			known.next = known.until // to end it in time
-		}
-		if errors.As(err, new(*statusError)) || !known.until.After(now) {
-			known.stapled = nil
-		}
-	}
+	known.learn(text, response, err, s.opts.Now())
 	s.mu.Unlock()
 	if err != nil {
 		s.opts.Log.Warn("an OCSP response could not be had; the certificate is served without it, or with the last as long as that is valid",
-			zap.Strings("names", leaf.DNSNames), zap.Error(err))
+			zap.Strings("names", known.leaf.DNSNames), zap.Error(err))
 	}
 	s.opts.Changed()
+}
+
+// learn takes what a responder has answered.
+func (k *staple) learn(text []byte, response *ocsp.Response, err error, now time.Time) {
+	if err != nil {
+		k.failed++
+		k.next = now.Add(min(stapleFirst<<min(k.failed-1, 10), stapleLongest))
+		if errors.As(err, new(*statusError)) || !k.until.After(now) {
+			k.stapled = nil
+		}
+		return
+	}
+	end := response.NextUpdate
+	if end.IsZero() {
+		end = response.ThisUpdate.Add(stapleDefault)
+	}
+	k.until = end.Add(-min(stapleMargin, end.Sub(response.ThisUpdate)/10))
+	k.next, k.failed = now.Add(max(end.Sub(now)/2, stapleFirst)), 0
+	if k.stapled = k.cert.WithStaple(text); !k.until.After(now) {
+		k.stapled = nil
+	}
 }
 
 // statusError tells that the CA does not vouch for the certificate.

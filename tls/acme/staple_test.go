@@ -70,6 +70,9 @@ func (r *responder) RoundTrip(req *http.Request) (*http.Response, error) {
 	signer := r.ca
 	resp := &http.Response{StatusCode: 200, Header: http.Header{}}
 	switch mode {
+	case "hang":
+		<-req.Context().Done()
+		return nil, req.Context().Err()
 	case "503":
 		resp.StatusCode = 503
 	case "revoked":
@@ -166,10 +169,10 @@ func TestStaleStaple(t *testing.T) {
 	stapling(t, "", func(r *responder, s *Stapler, c *certstore.Certificate) {
 		synctest.Wait()
 		r.set("503")
-		time.Sleep(r.life - time.Second)
+		time.Sleep(r.life - stapleMargin - time.Second)
 		synctest.Wait()
 		if s.Stapled(c) == nil {
-			t.Error("a response was given up before its end")
+			t.Error("a response was given up long before its end")
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -192,6 +195,69 @@ func TestStaleStaple(t *testing.T) {
 			t.Error("the certificate is revoked, and vouched for")
 		}
 	})
+}
+
+// TestHangingResponder: a responder that does not answer keeps no response beyond
+// its end, and holds up no other.
+func TestHangingResponder(t *testing.T) {
+	stapling(t, "", func(r *responder, s *Stapler, c *certstore.Certificate) {
+		synctest.Wait()
+		r.set("hang")
+		end := r.life - stapleMargin
+		time.Sleep(end - time.Second)
+		synctest.Wait()
+		before, told := r.counts()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		after, toldOfEnd := r.counts()
+		if s.Stapled(c) != nil || toldOfEnd == told {
+			t.Errorf("a response is served beyond its end: told %d times", toldOfEnd-told)
+		}
+		if most := int(end/2/stapleFirst) + 1; before < 2 || after > most {
+			t.Errorf("asked %d times in %v", after, end/2)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		ca, err := newCA(&Issuer{Name: "own"}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow, quick := &responder{t: t, ca: ca, life: time.Hour, mode: "hang"}, &responder{t: t, ca: ca, life: time.Hour}
+		one, two := slow.certificate(), quick.certificate()
+		s := NewStapler(StaplerOptions{Log: zap.NewNop(), Client: &http.Client{Transport: eitherOf{slow: slow, quick: quick}}})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); s.Start(ctx) }()
+		s.Want([]*certstore.Certificate{one})
+		synctest.Wait() // it is asked
+		s.Want([]*certstore.Certificate{one, two})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s.Stapled(two) == nil {
+			t.Error("a responder that hangs holds up another")
+		}
+		stop()
+		<-done
+	})
+}
+
+// eitherOf asks the responder whose certificate it is.
+type eitherOf struct{ slow, quick *responder }
+
+func (b eitherOf) RoundTrip(req *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	question, err := ocsp.ParseRequest(body)
+	if err != nil {
+		return nil, err
+	}
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	if question.SerialNumber.Cmp(b.slow.serial) == 0 {
+		return b.slow.RoundTrip(req)
+	}
+	return b.quick.RoundTrip(req)
 }
 
 // TestBadStaples: what is not good, not for now, not for this certificate or not

@@ -40,8 +40,17 @@ func TestStandIn(t *testing.T) {
 	if p := s.Problems(); len(p) != 1 || p[0].Reason != certstore.ReasonMismatch {
 		t.Errorf("problems %v", p)
 	}
-	s.SetStandIn(secret, certstore.StandIn{})
+	s.SetStandIn(secret, certstore.StandIn{Fallback: own})
 	served(other, "")
+	s.DeleteSecret(secret) // no moment without a certificate
+	served(own, "")
+	s.SetSecret(secret, nil, "tls.crt is missing or empty")
+	served(own, "")
+	if p := s.Problems(); len(p) != 0 {
+		t.Errorf("problems %v", p)
+	}
+	s.SetStandIn(secret, certstore.StandIn{})
+	served(nil, "tls.crt is missing")
 	s.DeleteSecret(secret)
 	served(nil, "does not exist")
 }

@@ -144,6 +144,9 @@ func (s *Store) DeleteSecret(ref SecretRef) {
 type StandIn struct {
 	// Certificate is served in place of what the Secret holds; nil: none.
 	Certificate *Certificate
+	// Fallback is served where the Secret holds none, from the moment that it
+	// is deleted on; nil: none.
+	Fallback *Certificate
 	// Pending says in words what is being done to get a certificate; it
 	// explains why there is none.
 	Pending string
@@ -153,13 +156,13 @@ type StandIn struct {
 func (s *Store) SetStandIn(ref SecretRef, in StandIn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.standIn[ref] == in {
-		return
-	}
+	was, wasWhy := s.held(ref)
 	if s.standIn[ref] = in; in == (StandIn{}) {
 		delete(s.standIn, ref)
 	}
-	s.publishSecret(ref)
+	if is, why := s.held(ref); is != was || why != wasWhy {
+		s.publishSecret(ref)
+	}
 }
 
 // ReplaceSecrets says what all Secrets hold, at once.
@@ -300,6 +303,8 @@ func (s *Store) held(ref SecretRef) (*Certificate, string) {
 	switch {
 	case in.Certificate != nil:
 		return in.Certificate, ""
+	case sec.cert == nil && in.Fallback != nil:
+		return in.Fallback, ""
 	case sec.cert == nil && in.Pending != "":
 		return nil, in.Pending
 	case !ok:
@@ -372,13 +377,14 @@ func (s *Store) problem(c Claim, now time.Time) (diag.Problem, bool) {
 	if !c.TLS || c.Secret == (SecretRef{}) {
 		return p, false
 	}
+	held, _ := s.held(c.Secret)
 	cert, why := s.usable(c)
 	switch {
 	case cert == nil && s.secrets[c.Secret].cert == nil && s.standIn[c.Secret].Pending != "":
 		p.Reason = ReasonPending
 		p.Message = fmt.Sprintf("host %s gets the default certificate until its own is there: %s", c.Host, why)
 		p.Remedy = "How it is getting on: portico cert why " + c.Host
-	case cert == nil && (s.secrets[c.Secret].cert != nil || s.standIn[c.Secret].Certificate != nil):
+	case cert == nil && held != nil:
 		p.Reason = ReasonMismatch
 		p.Message = fmt.Sprintf("host %s gets the default certificate: %s", c.Host, why)
 		p.Remedy = "Put a certificate for this host into the Secret, or name another Secret"

@@ -46,10 +46,10 @@ func (f *cleanupFlags) remove(ctx context.Context, k *nft.Kernel, w io.Writer) e
 	if errors.Is(err, errNotAlone) {
 		return errors.New("a portico-node runs here: it would program everything again within a second; remove it first (helm uninstall)")
 	}
-	if err != nil && !errors.Is(err, errImpostor) {
+	if err != nil {
 		return err
 	}
-	defer release()
+	defer func() { _ = release() }() // the end of the process would do
 	fmt.Fprintf(w, `The tables "ip portico-node" and "ip6 portico-node" go. This breaks:
  - connections and flows to Services through this node, and from its pods, that are open: %s
  - new connections to ClusterIPs, NodePorts, external and load balancer addresses,

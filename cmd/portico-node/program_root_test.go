@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/portico-ingress/portico/test/netns"
 	"github.com/portico-ingress/portico/test/nodeapi"
 )
@@ -237,32 +235,6 @@ func TestAlone(t *testing.T) {
 	}
 	first.kill()
 	second.until(t, "everything is programmed")
-}
-
-// TestImpostor: a process that could not be a portico-node does not keep one from
-// programming by taking its name.
-func TestImpostor(t *testing.T) {
-	n := netns.New(t)
-	var taken net.Listener
-	var err error
-	n.Do(func() {
-		const nobody, same = 65534, ^uintptr(0)
-		as := func(uid uintptr) { // of this thread only
-			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uid, same); errno != 0 {
-				t.Fatal(errno)
-			}
-		}
-		as(nobody)
-		taken, err = net.Listen("unix", nodeSocket)
-		as(0)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	p := start(t, n, nil, "--kubeconfig="+kubeconfig(t, nodeapi.Serve(t, n, cluster()).URL))
-	p.until(t, "held by a process of another user (uid 65534)")
-	p.until(t, "everything is programmed")
 }
 
 // TestTakenAddresses: beside a kube-proxy, which has the same addresses, it

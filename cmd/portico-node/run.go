@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -111,8 +112,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) error {
 		if err != nil {
 			return ignoreCanceled(err)
 		}
-		defer release()
-		return c.Start(ctx)
+		return errors.Join(c.Start(ctx), release())
 	})
 	group.Go(func() error { return kernel.Watch(ctx) })
 	group.Go(func() error { hint(ctx, config.Host, c.Waiting, log); return nil })
@@ -140,13 +140,16 @@ func announce(ctx context.Context, c *node.Controller, log logr.Logger) {
 }
 
 // chooseFamilies leaves out the families that were not asked for. If none was, it
-// leaves out IPv6 where the node has none, or the kernel lacks a part of what is
-// needed for it; after any other error the node would lose its IPv6 for as long as
-// this process lives, because of what was perhaps the matter for a moment.
+// leaves out IPv6 where the node has none, or the kernel does not take what is to be
+// programmed for it, which is asked some times: a node must not lose its IPv6, for as
+// long as this process lives, because of what was the matter for a moment.
 func (f *runFlags) chooseFamilies(ctx context.Context, hasIPv6 bool, k *nft.Options, log logr.Logger) error {
 	asked := len(f.families) > 0
 	k.NoIPv4 = asked && !slices.Contains(f.families, "ipv4")
 	k.NoIPv6 = asked && !slices.Contains(f.families, "ipv6") || !asked && !hasIPv6
+	if !asked && !hasIPv6 {
+		log.Info("the node has no IPv6: the family is left out", "advice", "if it has, --ip-families=ipv4,ipv6")
+	}
 	for _, family := range []struct {
 		name string
 		off  *bool
@@ -155,11 +158,11 @@ func (f *runFlags) chooseFamilies(ctx context.Context, hasIPv6 bool, k *nft.Opti
 		if *family.off {
 			continue
 		}
-		err := nft.Probe(ctx, family.only)
+		err := probeAgain(ctx, family.only)
 		if err == nil {
 			continue
 		}
-		if asked || family.name == "ipv4" || !nft.Lacks(err) {
+		if asked || family.name == "ipv4" || ctx.Err() != nil {
 			return fmt.Errorf("the kernel does not take what is to be programmed for %s: %w; portico-node check says what it lacks", family.name, err)
 		}
 		log.Info("the kernel does not take what is to be programmed: the family is left out", "family", family.name, "why", err.Error())
@@ -167,6 +170,26 @@ func (f *runFlags) chooseFamilies(ctx context.Context, hasIPv6 bool, k *nft.Opti
 	}
 	return nil
 }
+
+// probeAgain probes until the kernel takes it, for about a second.
+func probeAgain(ctx context.Context, o nft.Options) error {
+	for tries := 1; ; tries++ {
+		err := nft.Probe(ctx, o)
+		if err == nil || tries == probes {
+			return err
+		}
+		select {
+		case <-time.After(probeAfter):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+const (
+	probes     = 5
+	probeAfter = 200 * time.Millisecond
+)
 
 // prepareHost sets the table of connections, if it may, and names what other
 // proxies left.

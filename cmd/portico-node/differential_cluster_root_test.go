@@ -64,14 +64,7 @@ func newDifferential(t *testing.T, seed uint64) *differential {
 	d.ours.start = func() *process { return start(t, d.ours.rig.Node, nil, arguments(t, configured, d.ours.api)...) }
 	d.ours.runs = d.ours.start()
 	kubeproxy.StartAt(t, d.peer.rig.Node, configured, d.peer.api)
-	d.both(func(s *side) error {
-		for _, a := range nobody { // the ranges of ClusterIPs are known
-			if err := s.until(netip.AddrPortFrom(a, 80), l4.Dropped.String()); err != nil {
-				return err
-			}
-		}
-		return s.caughtUp(d)
-	})
+	d.both(func(s *side) error { return s.caughtUp(d) })
 	return d
 }
 

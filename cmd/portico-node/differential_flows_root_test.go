@@ -172,6 +172,7 @@ func (d *differential) flow(c client, p place) flow {
 	o := d.plan.Trace(f.packet)
 	f.action, f.want = o.Action, strings.Split(o.String(), ", ")
 	f.affinity = o.Action == l4.Forward && o.Forwarding.Affinity > 0
+	f.unclaimed = o.Action == l4.Dropped && o.Forwarding == nil
 	slices.Sort(f.want)
 	for _, s := range []*side{d.ours, d.peer} {
 		switch {

@@ -17,18 +17,19 @@ import (
 // sticky is a rig with a Service whose clients keep their endpoint.
 type sticky struct {
 	*rig
-	k       *kernel
-	planner *l4.Planner
-	service *l4.Service
-	clients []netip.Addr
+	protocol l4.Protocol
+	k        *kernel
+	planner  *l4.Planner
+	service  *l4.Service
+	clients  []netip.Addr
 }
 
-func newSticky(t *testing.T, ipv6 bool, timeout time.Duration) *sticky {
+func newSticky(t *testing.T, ipv6 bool, protocol l4.Protocol, timeout time.Duration) *sticky {
 	r := newRig(t, ipv6)
-	s := &sticky{rig: r, k: open(t, r.node), planner: l4.NewPlanner(l4.Node{Name: "node1", NodePorts: l4.NodePorts{All: true}})}
+	s := &sticky{rig: r, protocol: protocol, k: open(t, r.node), planner: l4.NewPlanner(l4.Node{Name: "node1", NodePorts: l4.NodePorts{All: true}})}
 	s.service = &l4.Service{
 		Name: l4.Name{Namespace: "shop", Name: "cart"}, ClusterIPs: []netip.Addr{r.addr("172.30.0.1")}, Affinity: timeout,
-		ExternalIPs: []netip.Addr{r.addr("192.168.99.1")}, Ports: []l4.Port{{Protocol: l4.TCP, Port: 80}},
+		ExternalIPs: []netip.Addr{r.addr("192.168.99.1")}, Ports: []l4.Port{{Protocol: s.protocol, Port: 80}},
 	}
 	for i := range 8 {
 		a := r.addr(fmt.Sprintf("203.0.113.%d", i+1))
@@ -47,7 +48,7 @@ func (s *sticky) endpoints(t *testing.T, numbers ...int) {
 	for _, n := range numbers {
 		a := netip.AddrPortFrom(s.addr(fmt.Sprintf("10.180.0.%d", n)), 8080)
 		s.own(t, s.pods, a.Addr())
-		s.serve(t, s.pods, l4.TCP, a)
+		s.serve(t, s.pods, s.protocol, a)
 		g.Endpoints = append(g.Endpoints, l4.Endpoint{Address: a, Ready: true, Serving: true})
 	}
 	changed := *s.service
@@ -64,7 +65,7 @@ func (s *sticky) dial(t *testing.T, client netip.Addr) string {
 	first := ""
 	for i := range 6 {
 		to := []netip.Addr{s.service.ClusterIPs[0], s.service.ExternalIPs[0]}[i%2]
-		got := s.send(l4.Outside, l4.Packet{Protocol: l4.TCP, Source: client, Destination: netip.AddrPortFrom(to, 80)}, false)
+		got := s.send(l4.Outside, l4.Packet{Protocol: s.protocol, Source: client, Destination: netip.AddrPortFrom(to, 80)}, false)
 		got = strings.TrimSuffix(got, " masqueraded")
 		if first == "" {
 			first = got
@@ -89,7 +90,9 @@ func (s *sticky) remembered(t *testing.T) []l4.Sticky {
 	t.Helper()
 	var list func(context.Context) ([]l4.Sticky, error)
 	var err error
-	s.k.ns.Do(func() { list, err = s.k.Affinity(l4.PortKey{Service: s.service.Name, Protocol: l4.TCP, IPv6: s.ipv6}) })
+	s.k.ns.Do(func() {
+		list, err = s.k.Affinity(l4.PortKey{Service: s.service.Name, Protocol: s.protocol, IPv6: s.ipv6})
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,10 +104,11 @@ func (s *sticky) remembered(t *testing.T) []l4.Sticky {
 }
 
 func TestAffinity(t *testing.T) {
-	for _, ipv6 := range []bool{false, true} {
-		t.Run(fmt.Sprintf("ipv6=%t", ipv6), func(t *testing.T) {
+	for i := range 4 {
+		ipv6, protocol := i%2 == 1, []l4.Protocol{l4.TCP, l4.UDP}[i/2]
+		t.Run(fmt.Sprintf("%s ipv6=%t", protocol, ipv6), func(t *testing.T) {
 			t.Parallel()
-			s := newSticky(t, ipv6, time.Hour)
+			s := newSticky(t, ipv6, protocol, time.Hour)
 			before := s.dialAll(t)
 			list := s.remembered(t)
 			if len(list) != len(s.clients) {
@@ -158,7 +162,7 @@ func (s *sticky) same(t *testing.T, before map[netip.Addr]string, after, but str
 }
 
 func TestAffinityEnds(t *testing.T) {
-	s := newSticky(t, false, 2*time.Second)
+	s := newSticky(t, false, l4.TCP, 2*time.Second)
 	s.dial(t, s.clients[0])
 	if n := len(s.remembered(t)); n != 1 {
 		t.Fatalf("%d clients are remembered", n)

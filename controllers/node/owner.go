@@ -21,6 +21,10 @@ const refreshAfter = 30 * time.Second
 // committed together.
 const gap = 500 * time.Microsecond
 
+// repairGap is the least time between two repairs of what somebody changed who does
+// not stop to.
+const repairGap = 250 * time.Millisecond
+
 // owner is the goroutine that owns the picture, the plan and the kernel.
 type owner struct {
 	*Controller
@@ -36,6 +40,7 @@ type owner struct {
 	void  bool
 	delay time.Duration    // before the next attempt; 0: the last one succeeded
 	retry <-chan time.Time // when that is; nil: the last one succeeded
+	calm  <-chan time.Time // until when nobody is heard who disturbs; nil: now
 	began time.Time        // when the batch at hand was taken
 }
 
@@ -48,16 +53,23 @@ func (o *owner) run(ctx context.Context) {
 	defer audit.Stop()
 	defer refresh.Stop()
 	for {
-		inbox := o.inbox.ready
+		inbox, disturbed, repaired := o.inbox.ready, o.opts.Kernel.Disturbed(), false
 		if o.retry != nil {
 			inbox = nil // what arrives is programmed with the next attempt
+		}
+		if o.calm != nil {
+			disturbed = nil
 		}
 		select {
 		case <-inbox:
 		case <-o.retry:
-		case <-o.opts.Kernel.Disturbed():
+			o.retry = nil
+		case <-o.calm:
+			o.calm = nil
+			continue
+		case <-disturbed:
 			o.opts.Log.Info("somebody changed what was programmed: everything is programmed again")
-			o.void = true
+			o.void, repaired = true, true
 		case <-audit.C:
 			o.void = true
 		case <-refresh.C:
@@ -68,7 +80,13 @@ func (o *owner) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		if o.retry != nil {
+			continue // whatever it was, the next attempt sees to it
+		}
 		o.work(ctx)
+		if repaired {
+			o.calm = o.after(repairGap)
+		}
 		o.gather(ctx)
 	}
 }
@@ -101,7 +119,7 @@ func (o *owner) work(ctx context.Context) {
 	case err != nil:
 		o.void = true
 		o.delay = min(max(2*o.delay, firstRetry), lastRetry)
-		o.retry = time.After(o.delay)
+		o.retry = o.after(o.delay)
 		o.opts.Metrics.failed()
 		o.opts.Log.Error(err, "programming failed: everything will be programmed again", "after", o.delay.String())
 	default:

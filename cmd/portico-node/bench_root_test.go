@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/portico-ingress/portico/router/l4"
 	"github.com/portico-ingress/portico/test/kubeproxy"
+	"github.com/portico-ingress/portico/test/many"
 	"github.com/portico-ingress/portico/test/netns"
 	"github.com/portico-ingress/portico/test/nodeapi"
 )
@@ -30,33 +30,18 @@ type bench struct {
 }
 
 func newBench(b *testing.B, services, endpoints int) *bench {
-	pods := netip.MustParsePrefix("10.0.0.0/8")
-	m := &bench{ns: netns.New(b), node: l4.Node{
-		Name: "n1", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, NodePorts: l4.NodePorts{All: true},
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}, Pods: l4.Detector{CIDRs: []netip.Prefix{pods}},
-	}}
+	m := &bench{ns: netns.New(b), node: many.Node()}
+	m.node.Name = nodeName
 	for i := range services {
-		g := &l4.Group{}
-		for e := range endpoints {
-			g.Endpoints = append(g.Endpoints, l4.Endpoint{Address: m.endpoint(i*endpoints + e), Ready: true, Serving: true})
-		}
-		m.services = append(m.services, &l4.Service{
-			Name:       l4.Name{Namespace: "bench", Name: fmt.Sprintf("s%06d", i)},
-			ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)})},
-			Ports:      []l4.Port{{Protocol: l4.TCP, Port: 80, Groups: []*l4.Group{g}}},
-		})
+		m.services = append(m.services, many.Services{Endpoints: endpoints, Group: endpoints}.Service(i))
 	}
 	m.api = nodeapi.Serve(b, m.ns, kubeproxy.Objects(m.node, m.services))
 	return m
 }
 
-func (*bench) endpoint(i int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 8080)
-}
-
 // replaceOne moves the first endpoint of a Service to the i-th unused address.
 func (m *bench) replaceOne(b *testing.B, s *l4.Service, i int) {
-	s.Ports[0].Groups[0].Endpoints[0].Address = m.endpoint(1<<23 + i)
+	s.Ports[0].Groups[0].Endpoints[0].Address = many.Endpoint(1<<23 + i)
 	m.api.Modify(b, "endpointslices", kubeproxy.EndpointSlice(m.node, s, 0, 0))
 }
 

@@ -19,6 +19,9 @@ import (
 
 type object = nodeapi.Object
 
+// nodeName is that of the node on which the programs run.
+const nodeName = "n1"
+
 // cluster is a Service with an endpoint on a node.
 func cluster() nodeapi.Objects {
 	named := func(name string, labels object) object {
@@ -30,7 +33,7 @@ func cluster() nodeapi.Objects {
 		"endpointslices": {object{"metadata": named("web-1", object{"kubernetes.io/service-name": "web"}), "addressType": "IPv4", "ports": []any{object{"name": "http", "port": 8080, "protocol": "TCP"}},
 			"endpoints": []any{object{"addresses": []any{"10.244.1.9"}, "conditions": object{"ready": true}}}}},
 		"servicecidrs": {object{"metadata": object{"name": "kubernetes"}, "spec": object{"cidrs": []any{"10.96.0.0/16"}}}},
-		"nodes":        {object{"metadata": object{"name": "n1"}, "spec": object{"podCIDRs": []any{"10.244.1.0/24"}}}},
+		"nodes":        {object{"metadata": object{"name": nodeName}, "spec": object{"podCIDRs": []any{"10.244.1.0/24"}}}},
 	}
 }
 
@@ -60,7 +63,7 @@ func (l *output) String() string {
 
 func start(t testing.TB, n *netns.Namespace, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(os.Args[0], append([]string{"run", "--node-name=n1"}, args...)...), log: &output{}}
+	p := &process{cmd: exec.Command(os.Args[0], append([]string{"run", "--node-name=" + nodeName}, args...)...), log: &output{}}
 	p.cmd.Env = append(append(os.Environ(), asProgram+"=1"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	var err error

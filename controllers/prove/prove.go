@@ -54,6 +54,9 @@ type Options struct {
 // poll is how often objects are looked at.
 const poll = 250 * time.Millisecond
 
+// lookGrace is how much longer than the wait a look may last.
+const lookGrace = 5 * time.Second
+
 // A proof is one run.
 type proof struct {
 	Options
@@ -226,8 +229,12 @@ func (p *proof) remove(ctx context.Context) error {
 // and ends with what the last try said.
 func (p *proof) eventually(ctx context.Context, why string, condition func(context.Context) error) error {
 	last := errors.New("it was never looked at")
-	err := wait.PollUntilContextTimeout(ctx, poll, p.Timeout, true, func(ctx context.Context) (bool, error) {
-		if err := condition(ctx); ctx.Err() == nil {
+	// A look that would be over too late is not begun by the client, which then says
+	// only that: so each may last a little longer than the wait.
+	looking, done := context.WithTimeout(ctx, p.Timeout+lookGrace)
+	defer done()
+	err := wait.PollUntilContextTimeout(ctx, poll, p.Timeout, true, func(context.Context) (bool, error) {
+		if err := condition(looking); looking.Err() == nil {
 			last = err
 		}
 		return last == nil, nil

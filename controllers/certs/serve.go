@@ -114,6 +114,8 @@ func better(r stored, e entry, now time.Time) bool {
 		return false
 	case (held.Validity(now) == "") != (r.cert.Validity(now) == ""):
 		return r.cert.Validity(now) == ""
+	case e.state.elsewhere(e.wanted.Issuer.Name) && e.state.sequence != 0 && r.pair.Sequence > e.state.sequence:
+		return true // also when it is due: what its issuer was left for does not come back
 	case e.state.elsewhere(e.wanted.Issuer.Name):
 		latest := r.pair
 		if r.Sequence == r.pair.Sequence {

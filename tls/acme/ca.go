@@ -48,7 +48,7 @@ type cas []*internalCA
 
 // usable reports whether a CA can sign for an issuer now.
 func (ca *internalCA) usable(i *Issuer, now time.Time) bool {
-	return slices.Equal(ca.cert.PermittedDNSDomains, i.Suffixes) && now.Before(ca.cert.NotAfter) && !ca.cert.NotBefore.After(now.Add(caEarly))
+	return slices.Equal(slices.Sorted(slices.Values(ca.cert.PermittedDNSDomains)), slices.Sorted(slices.Values(i.Suffixes))) && now.Before(ca.cert.NotAfter) && !ca.cert.NotBefore.After(now.Add(caEarly))
 }
 
 // signer returns the CA that signs now: the oldest that is not near its end, so

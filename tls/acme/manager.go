@@ -413,13 +413,16 @@ func (m *Manager) note(id string, err error) {
 		r = w.record()
 	}
 	r = r.clone()
-	known := r.Failures.Message
-	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error()}, nil, m.opts.Now())
+	known, now := r.Failures, m.opts.Now()
+	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error()}, nil, now)
+	if known.RetryAfter.After(now) { // what the CA has said still holds
+		r.Failures.RetryAfter, r.Failures.Wide = known.RetryAfter, known.Wide
+	}
 	m.records[id] = r.finish()
 	m.mu.Unlock()
 	m.opts.Metrics.failed(r.Issuer, ReasonStorage)
 	m.opts.Changed(r)
-	if r.Failures.Message != known { // it is tried again too soon to tell of each time
+	if r.Failures.Message != known.Message { // it is tried again too soon to tell of each time
 		m.opts.Observe(r, Step{Reason: StepFailed, Failed: true, Message: "nothing is ordered: " + r.Failures.Message})
 	}
 }
@@ -457,6 +460,23 @@ func (m *Manager) put(ctx context.Context, r *Record) error {
 	}
 	m.take(r.clone())
 	return nil
+}
+
+// remember makes a record that is yet to be stored the one that counts.
+func (m *Manager) remember(r *Record) {
+	r = r.clone().finish()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.records != nil {
+		m.records[r.ID] = r
+	}
+}
+
+// forget drops a record that is stored no longer.
+func (m *Manager) forget(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.records, id)
 }
 
 // take makes a record that is stored the one that counts.

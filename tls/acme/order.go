@@ -63,6 +63,8 @@ func (o *order) place(ctx context.Context) error {
 	if !o.stillDue(r) {
 		if r.Version != "" {
 			o.m.take(r)
+		} else {
+			o.m.forget(r.ID)
 		}
 		return nil
 	}
@@ -211,14 +213,8 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 	if r.Hasty++; !hasty && !before.wasHasty() {
 		r.Hasty = 0
 	}
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := o.m.put(ctx, r)
-		if err == nil {
-			break
-		}
-		if errors.Is(err, ErrConflict) || !sleep(ctx, wait) {
-			return err
-		}
+	if err := o.keep(ctx, r); err != nil {
+		return err
 	}
 	leaf := r.Leaf()
 	o.m.opts.Log.Info("got a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("notAfter", leaf.NotAfter.UTC().Format(time.RFC3339)))
@@ -228,6 +224,16 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 		o.hasty(r)
 	}
 	return nil
+}
+
+// keep stores a record, and tries again and again while it may.
+func (o *order) keep(ctx context.Context, r *Record) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := o.m.put(ctx, r)
+		if err == nil || errors.Is(err, ErrConflict) || !sleep(ctx, wait) {
+			return err
+		}
+	}
 }
 
 // hasty tells that what was issued is due already.
@@ -258,7 +264,8 @@ func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
 	if r.Failures.due(now) {
 		r.Failures.Told = now
 	}
-	return o.m.put(ctx, r)
+	o.m.remember(r) // whether or not it can be stored, the CA is left alone as it asked
+	return o.keep(ctx, r)
 }
 
 // tell tells of a step, unless the same was told within the hour: a CA that is

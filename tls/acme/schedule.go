@@ -55,6 +55,7 @@ const (
 	jumpHold    = time.Hour          // a clock that was set must prove itself
 	floor       = time.Hour          // between certificates of one set of names
 	maxRetry    = 7 * 24 * time.Hour // a CA that says "in ten years" is asked in a week
+	shortLife   = 24 * time.Hour     // below it, a CA expects several orders a day
 	askEvery    = 6 * time.Hour      // RFC 9773 §4.3.2 without a Retry-After
 	askAgain    = time.Hour          // after an answer that is of no use
 	newestRenew = 95                 // per cent of a lifetime: no suggestion is followed beyond
@@ -70,7 +71,7 @@ func Next(f Facts) Action {
 	life := f.NotAfter.Sub(f.NotBefore)
 	due, why := f.due(life)
 	at := latest(due, f.retry(life), f.Limited, f.Held, f.hold(due, life), f.floor(life))
-	if ask, ok := f.ask(); ok && ask.Before(at) {
+	if ask, ok := f.ask(life); ok && ask.Before(at) && at.After(f.Now) {
 		return Action{AskRenewal, ask, "the CA is asked when to renew"}
 	}
 	return Action{PlaceOrder, at, f.because(why)}
@@ -127,11 +128,21 @@ func (f Facts) floor(life time.Duration) time.Time {
 	if issued.After(f.Now) {
 		issued = f.Started // said by another clock
 	}
-	return issued.Add(min(floor<<min(f.Hasty, 12), life/3))
+	most := life / 3
+	if left := f.NotAfter.Sub(issued); life < shortLife && left > 0 {
+		most = min(most, left/3*2) // a CA may say that it was valid long before
+	}
+	return issued.Add(min(floor<<min(f.Hasty, 12), most))
 }
 
-// ask is when to ask the CA for its suggestion.
-func (f Facts) ask() (time.Time, bool) {
+// ask is when to ask the CA for its suggestion. If the answer could not be stored,
+// it is not asked again at once.
+func (f Facts) ask(life time.Duration) (at time.Time, ok bool) {
+	defer func() {
+		if ok && f.Failures.Reason == ReasonStorage {
+			at = latest(at, f.retry(life))
+		}
+	}()
 	if !f.Asks || f.Now.After(f.NotAfter) {
 		return time.Time{}, false
 	}

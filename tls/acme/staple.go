@@ -49,6 +49,7 @@ type staple struct {
 	stapled *certstore.Certificate // nil: there is no response
 	until   time.Time              // when the response is not stapled any more, before it ends
 	next    time.Time              // when to ask
+	within  time.Duration          // how long that was from the answer before
 	failed  int
 	asking  bool
 }
@@ -159,7 +160,7 @@ func (s *Stapler) due() (due []*staple, ended bool, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.opts.Now()
-	wait = stapleLongest
+	wait = look
 	for _, known := range s.staples {
 		if known.stapled == nil {
 			continue
@@ -171,7 +172,11 @@ func (s *Stapler) due() (due []*staple, ended bool, wait time.Duration) {
 		}
 	}
 	for _, known := range s.staples {
-		switch left := known.next.Sub(now); {
+		left := known.next.Sub(now)
+		if left > known.within {
+			left = 0 // said under another clock
+		}
+		switch {
 		case known.asking || left <= 0 && s.asking >= maxAsks:
 		case left > 0:
 			wait = min(wait, left)
@@ -206,6 +211,7 @@ func (s *Stapler) refresh(ctx context.Context, known *staple) {
 
 // learn takes what a responder has answered.
 func (k *staple) learn(text []byte, response *ocsp.Response, err error, now time.Time) {
+	defer func() { k.within = k.next.Sub(now) }()
 	if err != nil {
 		k.failed++
 		k.next = now.Add(min(stapleFirst<<min(k.failed-1, 10), stapleLongest))

@@ -54,3 +54,16 @@ func TestStandIn(t *testing.T) {
 	s.DeleteSecret(secret)
 	served(nil, "does not exist")
 }
+
+// TestDefaultStandIn: what stands in for the default Secret is what is served by
+// default.
+func TestDefaultStandIn(t *testing.T) {
+	ca, s := testcert.New(t), newStore(t)
+	certPEM, keyPEM := ca.LeafOf(testcert.ECDSA, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), "web.example")
+	own := parse(t, certPEM, keyPEM)
+	s.SetDefault(ref("a/tls"))
+	s.SetStandIn(ref("a/tls"), certstore.StandIn{Fallback: own})
+	if got := s.Select("other.example"); got.Certificate != own {
+		t.Errorf("served is %+v", got)
+	}
+}

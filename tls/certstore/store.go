@@ -262,8 +262,8 @@ func (s *Store) publish(hosts []string) {
 			delete(part, key)
 		}
 	}
-	if d := s.secrets[s.def]; s.def != (SecretRef{}) && d.cert != nil {
-		ix.def, ix.defSource = d.cert, "Secret "+s.def.String()
+	if cert, _ := s.held(s.def); s.def != (SecretRef{}) && cert != nil {
+		ix.def, ix.defSource = cert, "Secret "+s.def.String()
 	}
 	s.index.Store(ix)
 	close(s.changed)

@@ -42,14 +42,16 @@ func (f *cleanupFlags) remove(ctx context.Context, k *nft.Kernel, w io.Writer) e
 		fmt.Fprintln(w, "portico-node has programmed nothing here")
 		return nil
 	}
-	release, err := claim()
-	if errors.Is(err, errNotAlone) {
-		return errors.New("a portico-node runs here: it would program everything again within a second; remove it first (helm uninstall)")
+	if !f.dryRun {
+		release, err := claim()
+		if errors.Is(err, errNotAlone) {
+			return errors.New("a portico-node runs here: it would program everything again within a second; remove it first (helm uninstall)")
+		}
+		if err != nil {
+			return err
+		}
+		defer func() { _ = release() }() // the end of the process would do
 	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = release() }() // the end of the process would do
 	fmt.Fprintf(w, `The tables "ip portico-node" and "ip6 portico-node" go. This breaks:
  - connections and flows to Services through this node, and from its pods, that are open: %s
  - new connections to ClusterIPs, NodePorts, external and load balancer addresses,

@@ -92,10 +92,13 @@ func hint(ctx context.Context, host string, waiting func() []string, log logr.Lo
 		return
 	}
 	advice := "see that this node reaches the address, and that the rights of the service account are there"
-	if isKubernetesService(host, os.Getenv) {
+	switch {
+	case len(missing) == 1 && strings.HasPrefix(missing[0], "there is no Node"):
+		advice = "kubectl get nodes"
+	case isKubernetesService(host, os.Getenv):
 		advice = `this is the ClusterIP of the Service "kubernetes", which no node reaches before it is programmed: give an address of the apiserver itself (--apiserver; Helm values apiserver.host and apiserver.port)`
 	}
-	log.Error(errors.New(strings.Join(missing, "; ")), "nothing is programmed until the apiserver answers", "apiserver", host, "advice", advice)
+	log.Error(errors.New(strings.Join(missing, "; ")), "nothing is programmed until that is there", "apiserver", host, "advice", advice)
 }
 
 // isKubernetesService reports whether an apiserver is addressed as pods do.

@@ -240,6 +240,23 @@ func TestAlone(t *testing.T) {
 	second.until(t, "everything is programmed")
 }
 
+// TestNoSuchNode: with a name that no Node has nothing is programmed, and that is
+// said, until there is one.
+func TestNoSuchNode(t *testing.T) {
+	n := netns.New(t)
+	objects := cluster()
+	node := objects["nodes"][0].(object)
+	objects["nodes"] = []any{}
+	api := nodeapi.Serve(t, n, objects)
+	p := start(t, n, nil, "--kubeconfig="+kubeconfig(t, api.URL))
+	p.until(t, "there is no Node "+nodeName)
+	if rules := n.Run(t, "nft", "list", "ruleset"); strings.Contains(rules, "10.96.7.7") {
+		t.Errorf("programmed is\n%s", rules)
+	}
+	api.Modify(t, "nodes", node)
+	p.until(t, "everything is programmed")
+}
+
 // TestTakenAddresses: beside a kube-proxy, which has the same addresses, it
 // programs; when they are free, it serves there.
 func TestTakenAddresses(t *testing.T) {

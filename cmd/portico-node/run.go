@@ -112,10 +112,10 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) error {
 		if err != nil {
 			return ignoreCanceled(err)
 		}
+		group.Go(func() error { hint(ctx, config.Host, c.Waiting, log); return nil })
 		return errors.Join(c.Start(ctx), release())
 	})
 	group.Go(func() error { return kernel.Watch(ctx) })
-	group.Go(func() error { hint(ctx, config.Host, c.Waiting, log); return nil })
 	group.Go(func() error { announce(ctx, c, log); return nil })
 	for _, p := range f.pages(c, o.Metrics) {
 		group.Go(func() error { return p.serve(ctx, log) })

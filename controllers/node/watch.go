@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,11 +33,13 @@ func newWatches(o Options, in *inbox) *watches {
 	ownNode := func(l *metav1.ListOptions) {
 		l.FieldSelector = fields.OneTermEqualSelector("metadata.name", o.Translate.NodeName).String()
 	}
+	nodes := newWatched("nodes", &corev1.Node{}, source{listOf(core.Nodes().List), core.Nodes().Watch, ownNode, false}, in, o.Client, nodeStore{in})
+	nodes.without = fmt.Sprintf("there is no Node %s: --node-name must be that of this node's Node object, which the kubelet makes", o.Translate.NodeName)
 	return &watches{[]*watched{
 		newWatched("services", &corev1.Service{}, source{listOf(core.Services("").List), core.Services("").Watch, ours, false}, in, o.Client, serviceStore{o.Translate, in}),
 		newWatched("endpointslices", &discoveryv1.EndpointSlice{}, source{listOf(discovery.EndpointSlices("").List), discovery.EndpointSlices("").Watch, theirs, false}, in, o.Client, sliceStore{o.Translate, in}),
 		newWatched("servicecidrs", &networkingv1.ServiceCIDR{}, source{listOf(networking.ServiceCIDRs().List), networking.ServiceCIDRs().Watch, nil, true}, in, o.Client, cidrStore{in}),
-		newWatched("nodes", &corev1.Node{}, source{listOf(core.Nodes().List), core.Nodes().Watch, ownNode, false}, in, o.Client, nodeStore{in}),
+		nodes,
 	}}
 }
 
@@ -55,11 +58,16 @@ func listOf[T runtime.Object](list func(context.Context, metav1.ListOptions) (T,
 
 // watched is one kind of objects that is followed.
 type watched struct {
+	// const after newWatches
 	name      string
 	reflector *cache.Reflector
+	// without says what is wrong if there is no object; empty: nothing is. There
+	// must be one before the kind counts as delivered.
+	without string
 
 	mu        sync.Mutex // protects the following
 	why       string     // why the list or watch fails; empty: it does not
+	empty     bool       // the last list was, and should not have been
 	delivered bool       // the first list
 }
 
@@ -131,15 +139,23 @@ func (c *Controller) Waiting() []string {
 	for _, w := range c.watches.all {
 		w.mu.Lock()
 		if !w.delivered {
-			text := "the first list of " + w.name + " has not been delivered"
-			if w.why != "" {
-				text += ": " + w.why
-			}
-			out = append(out, text)
+			out = append(out, w.missing())
 		}
 		w.mu.Unlock()
 	}
 	return out
+}
+
+// missing says why the kind is waited for. Called with mu held.
+func (w *watched) missing() string {
+	if w.empty {
+		return w.without
+	}
+	text := "the first list of " + w.name + " has not been delivered"
+	if w.why != "" {
+		text += ": " + w.why
+	}
+	return text
 }
 
 // reflected is what a Reflector fills.
@@ -151,15 +167,41 @@ type reflected struct {
 
 var _ cache.ReflectorStore = &reflected{}
 
-func (r *reflected) Add(o any) error    { r.to.one(o); return nil }
-func (r *reflected) Update(o any) error { r.to.one(o); return nil }
+func (r *reflected) Add(o any) error    { r.one(o); return nil }
+func (r *reflected) Update(o any) error { r.one(o); return nil }
 func (r *reflected) Delete(o any) error { r.to.gone(o); return nil }
 func (r *reflected) Resync() error      { return nil }
 
+func (r *reflected) one(o any) {
+	r.to.one(o)
+	if r.missed() {
+		r.in.put(r.deliver)
+	}
+}
+
 func (r *reflected) Replace(all []any, _ string) error {
 	r.to.whole(all)
-	r.in.put(r.deliver)
+	if !r.lacks(len(all)) {
+		r.in.put(r.deliver)
+	}
 	return nil
+}
+
+// missed reports whether there was no object until now that comes.
+func (w *watched) missed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.empty
+	w.empty = false
+	return was
+}
+
+// lacks reports whether a list of n objects is not enough.
+func (w *watched) lacks(n int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.empty = n == 0 && w.without != ""
+	return w.empty
 }
 
 // cast keeps the objects of the type that is watched, which all are.

@@ -26,6 +26,10 @@ func (h Host) Leftovers() []Finding {
 	return out
 }
 
+// kubelets are chains that the kubelet makes, whoever forwards: one keeps
+// connections from outside away from loopback addresses.
+var kubelets = []string{"KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-MARK-DROP"}
+
 // nftablesLeftovers looks at the network namespace of the calling thread.
 func nftablesLeftovers() ([]Finding, error) {
 	c, err := nftables.New()
@@ -46,12 +50,12 @@ func nftablesLeftovers() ([]Finding, error) {
 	chains, err := c.ListChains()
 	for _, ch := range chains {
 		family := familyName(ch.Table.Family)
-		if !strings.HasPrefix(ch.Name, "KUBE-") || family == "" {
+		if !strings.HasPrefix(ch.Name, "KUBE-") || family == "" || slices.Contains(kubelets, ch.Name) {
 			continue
 		}
 		save := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[family]
 		f := other("kube-proxy (iptables)", "chains KUBE-* in the table "+family+" "+ch.Table.Name,
-			fmt.Sprintf("%s-save | grep -v KUBE- | %s-restore", save, save))
+			fmt.Sprintf("%s-save | grep -v KUBE- | %s-restore (the kubelet makes its own chains anew within a minute)", save, save))
 		if !slices.Contains(out, f) {
 			out = append(out, f)
 		}

@@ -2,6 +2,7 @@ package acme
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"net"
 	"slices"
 	"time"
 )
@@ -26,8 +28,8 @@ const (
 	// caSwitch is how long before its end a CA signs no more: in between,
 	// clients get to know the next.
 	caSwitch = caNext / 2
-	// maxCAs are kept of an issuer, whatever the clock says of them.
-	maxCAs = 4
+	// maxCAs are kept of an issuer.
+	maxCAs = 8
 	// caSkew allows for clocks that are behind ours.
 	caSkew = 5 * time.Minute
 	// caEarly is by how much our clock may be behind the one that a CA was
@@ -43,32 +45,54 @@ type internalCA struct {
 
 // cas are the CAs of an issuer, in the order in which they were made. A clock
 // that is wrong adds one; it takes none away, and those that it passed over sign
-// again when it is right.
+// again when it is right. So does a change of the issuer's DNS suffixes: what a CA
+// is constrained to is part of it.
 type cas []*internalCA
 
-// usable reports whether a CA can sign for an issuer now.
-func (ca *internalCA) usable(i *Issuer, now time.Time) bool {
-	return slices.Equal(slices.Sorted(slices.Values(ca.cert.PermittedDNSDomains)), slices.Sorted(slices.Values(i.Suffixes))) && now.Before(ca.cert.NotAfter) && !ca.cert.NotBefore.After(now.Add(caEarly))
+// exact reports whether a CA is constrained to what the issuer is.
+func (ca *internalCA) exact(i *Issuer) bool {
+	return slices.Equal(slices.Sorted(slices.Values(ca.cert.PermittedDNSDomains)), slices.Sorted(slices.Values(i.Suffixes)))
 }
 
-// signer returns the CA that signs now: the oldest that is not near its end, so
-// that a new one is known by then, else the last. nil: there is none.
-func (l cas) signer(i *Issuer, now time.Time) *internalCA {
-	var last *internalCA
+// current reports whether a CA is valid now.
+func (ca *internalCA) current(now time.Time) bool {
+	return now.Before(ca.cert.NotAfter) && !ca.cert.NotBefore.After(now.Add(caEarly))
+}
+
+// permits reports whether a CA may sign for all of the names (RFC 5280 §4.2.1.10).
+func (ca *internalCA) permits(names []string) bool {
+	constrained := Issuer{Suffixes: ca.cert.PermittedDNSDomains}
+	return len(constrained.Suffixes) == 0 || !slices.ContainsFunc(names, func(name string) bool { return !constrained.suffixed(name) })
+}
+
+// since is how long clients could have got to know a CA.
+func (ca *internalCA) since(now time.Time) time.Duration { return now.Sub(ca.cert.NotBefore) }
+
+// signer returns the CA that signs for names now: the oldest that may and is not
+// near its end, so that a new one is known by then, else the last that may. One of
+// former suffixes signs on until those who renew in time have the new one in their
+// ca.crt. nil: there is none.
+func (l cas) signer(i *Issuer, names []string, now time.Time) *internalCA {
+	var former, last *internalCA
 	for _, ca := range l {
-		if !ca.usable(i, now) {
-			continue
-		}
-		if last = ca; ca.cert.NotAfter.Sub(now) > caSwitch {
-			break
+		switch fresh := ca.cert.NotAfter.Sub(now) > caSwitch; {
+		case !ca.current(now) || !ca.permits(names):
+		case !ca.exact(i):
+			if former == nil && fresh {
+				former = ca
+			}
+		case fresh && (former == nil || ca.since(now) > i.Lifetime):
+			return ca
+		default:
+			last = ca
 		}
 	}
-	return last
+	return cmp.Or(former, last)
 }
 
 // complete reports whether no CA has to be made now.
 func (l cas) complete(i *Issuer, now time.Time) bool {
-	return slices.ContainsFunc(l, func(ca *internalCA) bool { return ca.usable(i, now) && ca.cert.NotAfter.Sub(now) > caNext })
+	return slices.ContainsFunc(l, func(ca *internalCA) bool { return ca.exact(i) && ca.current(now) && ca.cert.NotAfter.Sub(now) > caNext })
 }
 
 // early returns an error if the clock shows a time before any of the CAs was
@@ -81,16 +105,41 @@ func (l cas) early(i *Issuer, now time.Time) error {
 		l[0].cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 }
 
+// retired reports whether nothing that a CA has signed is valid any more: it has
+// ended, or one of other suffixes took its place two lifetimes ago, of which it
+// signed through the first.
+func (l cas) retired(ca *internalCA, i *Issuer, now time.Time) bool {
+	if !now.Before(ca.cert.NotAfter) {
+		return true
+	}
+	return !ca.exact(i) && slices.ContainsFunc(l, func(other *internalCA) bool {
+		return other.exact(i) && other.current(now) && other.since(now) > 2*i.Lifetime
+	})
+}
+
 // roots are what clients should trust, in PEM: the CA that signs, and the others
-// that have not ended.
-func (l cas) roots(signer *internalCA, now time.Time) []byte {
-	out := encodeCertificate(signer.cert)
+// that certificates in use may be of, or will be.
+func (l cas) roots(signer *internalCA, i *Issuer, now time.Time) []byte {
+	var out []byte
+	if signer != nil {
+		out = encodeCertificate(signer.cert)
+	}
 	for _, ca := range l {
-		if ca != signer && now.Before(ca.cert.NotAfter) {
+		if ca != signer && !l.retired(ca, i, now) {
 			out = append(out, encodeCertificate(ca.cert)...)
 		}
 	}
 	return out
+}
+
+// trim returns the CAs that are kept: those that are retired go first, then the
+// oldest.
+func (l cas) trim(i *Issuer, now time.Time) cas {
+	for len(l) > maxCAs {
+		at := max(0, slices.IndexFunc(l, func(ca *internalCA) bool { return l.retired(ca, i, now) }))
+		l = slices.Delete(slices.Clone(l), at, at+1)
+	}
+	return l
 }
 
 // caKey is where the CAs of an issuer are stored: certificates and keys in one
@@ -119,13 +168,22 @@ func openCA(ctx context.Context, s Storage, i *Issuer, now time.Time) (list cas,
 		return nil, false, err
 	}
 	made = len(list) > 0
-	list = append(list, ca)
-	list = list[max(0, len(list)-maxCAs):]
+	list = append(list, ca).trim(i, now)
 	text, err := list.encode()
 	if err != nil {
 		return nil, false, err
 	}
 	return list, made, s.Store(held, caKey(i.Name), text)
+}
+
+// Roots returns what clients should trust of an issuer that is a CA of our own, in
+// PEM. The CA is made if there is none.
+func Roots(ctx context.Context, s Storage, i *Issuer, now time.Time) ([]byte, error) {
+	list, _, err := openCA(ctx, s, i, now)
+	if err != nil {
+		return nil, err
+	}
+	return list.roots(list.signer(i, nil, now), i, now), nil
 }
 
 // loadCAs returns no CA if none was made.
@@ -157,6 +215,12 @@ func loadCAs(ctx context.Context, s Storage, issuer string) (cas, error) {
 	return list, nil
 }
 
+// everyAddress is what a constrained CA may not sign for.
+var everyAddress = []*net.IPNet{
+	{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
+	{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
+}
+
 func newCA(i *Issuer, now time.Time) (*internalCA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -167,12 +231,14 @@ func newCA(i *Issuer, now time.Time) (*internalCA, error) {
 		NotBefore:             now.Add(-caSkew),
 		NotAfter:              now.Add(caLifetime),
 		KeyUsage:              x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 	}
 	if len(i.Suffixes) > 0 {
 		template.PermittedDNSDomainsCritical, template.PermittedDNSDomains = true, i.Suffixes
+		template.ExcludedIPRanges = everyAddress // a constraint on names says nothing of addresses
 	}
 	cert, err := signCertificate(template, template, key.Public(), key)
 	if err != nil {

@@ -64,6 +64,9 @@ type Options struct {
 	Observe func(*Record, Step)
 	// Changed is told of each record that was stored; may be nil.
 	Changed func(*Record)
+	// Roots is told what clients should trust of an issuer that is a CA of our
+	// own, each time that it signs; may be nil.
+	Roots   func(issuer string, pem []byte)
 	Metrics *Metrics // may be nil
 	// Draining is closed when no order is to begin any more, since challenges
 	// will soon not be answered here; nil: there is no such time.
@@ -117,6 +120,9 @@ func New(opts Options) *Manager {
 	}
 	if opts.Changed == nil {
 		opts.Changed = func(*Record) {}
+	}
+	if opts.Roots == nil {
+		opts.Roots = func(string, []byte) {}
 	}
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics()

@@ -157,16 +157,31 @@ func (o *order) sign(ctx context.Context, r *Record, csr *x509.CertificateReques
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStorage, err)
 	}
-	ca := list.signer(issuer, now)
-	o.roots = list.roots(ca, now)
+	ca := list.signer(issuer, r.Names, now)
+	if ca == nil {
+		return nil, &failure{reason: ReasonRefused, message: "no CA of issuer " + issuer.Name + " may sign for these names"}
+	}
+	o.roots = list.roots(ca, issuer, now)
+	o.m.opts.Roots(issuer.Name, o.roots)
 	if made {
-		next := list[len(list)-1].cert
-		message := fmt.Sprintf("%s has another CA, %s, valid until %s, which signs when the last is near its end; clients should trust it, too: it is in ca.crt of each Secret that is written from now on",
-			issuer.Name, next.Subject.CommonName, next.NotAfter.UTC().Format(time.RFC3339))
+		next := list[len(list)-1]
+		message := fmt.Sprintf("%s has another CA, %s, valid until %s; %s. Clients should trust it, too: it is in ca.crt of each Secret that is written from now on",
+			issuer.Name, next.cert.Subject.CommonName, next.cert.NotAfter.UTC().Format(time.RFC3339), takesOver(ca, next, issuer))
 		o.m.opts.Log.Warn("an issuer has another CA", zap.String("issuer", issuer.Name), zap.String("message", message))
 		o.m.opts.Observe(r, Step{Reason: StepNewCA, Message: message})
 	}
 	return ca.issue(csr, issuer.Lifetime, now)
+}
+
+// takesOver says when the next CA signs.
+func takesOver(signer, next *internalCA, i *Issuer) string {
+	switch {
+	case signer == next:
+		return "it signs from now on"
+	case !signer.exact(i):
+		return "it is constrained to the issuer's new DNS suffixes, and signs when every certificate was renewed once"
+	}
+	return "it signs when the last is near its end"
 }
 
 // check holds what a CA returned against what was asked for.

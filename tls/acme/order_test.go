@@ -174,15 +174,67 @@ func TestInternalCA(t *testing.T) {
 	}
 	other := *issuer
 	other.Suffixes = []string{"example.org"}
-	if ca, err := signing(t, dir, &other, begun.Add(day)); err != nil || ca.cert.Equal(one.cert) {
+	list, _, err := openCA(t.Context(), newFiles(t, dir), &other, begun.Add(day))
+	if ca := list.signer(&other, []string{"a.example.org"}, begun.Add(day)); err != nil || ca == nil || ca.cert.Equal(one.cert) {
 		t.Errorf("a CA signs what it is constrained not to, %v", err)
+	}
+	if ca := list.signer(&other, []string{"a.example.com", "a.example.org"}, begun.Add(day)); ca != nil {
+		t.Errorf("%s signs for names that no CA may", ca.cert.Subject)
+	}
+}
+
+// TestSuffixesChange: where the suffixes of an issuer change, the CA that clients
+// know signs on as far as it may, until they know the next; then it goes from what
+// they are to trust.
+func TestSuffixesChange(t *testing.T) {
+	dir := t.TempDir()
+	wide := &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: 30 * day}
+	first, err := signing(t, dir, wide, begun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrow := *wide
+	narrow.Suffixes = []string{"example.com"}
+	for _, c := range []struct {
+		after time.Duration
+		first bool
+		roots int
+	}{{day, true, 2}, {30 * day, true, 2}, {32 * day, false, 2}, {62 * day, false, 1}} {
+		now := begun.Add(c.after)
+		list, _, err := openCA(t.Context(), newFiles(t, dir), &narrow, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ca := list.signer(&narrow, []string{"a.example.com"}, now)
+		if ca.cert.Equal(first.cert) != c.first {
+			t.Errorf("after %v: signed by %v", c.after, ca.cert.PermittedDNSDomains)
+		}
+		if n := strings.Count(string(list.roots(ca, &narrow, now)), "BEGIN CERTIFICATE"); n != c.roots {
+			t.Errorf("after %v: clients are to trust %d CAs, want %d", c.after, n, c.roots)
+		}
+	}
+}
+
+// TestManyCAs: however often the suffixes change, a CA that certificates in use may
+// be of is the last to go.
+func TestManyCAs(t *testing.T) {
+	dir, i := t.TempDir(), &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: day}
+	for n := range 2 * maxCAs {
+		i.Suffixes = []string{fmt.Sprintf("s%d.example", n)}
+		list, made, err := openCA(t.Context(), newFiles(t, dir), i, begun.Add(time.Duration(n)*time.Hour))
+		if err != nil || made != (n > 0) || len(list) != min(n+1, maxCAs) {
+			t.Fatalf("change %d: %d CAs, made %v, %v", n, len(list), made, err)
+		}
+		if ca := list.signer(i, []string{"a." + i.Suffixes[0]}, begun.Add(time.Duration(n)*time.Hour)); ca == nil || !ca.exact(i) {
+			t.Errorf("change %d: no CA signs", n)
+		}
 	}
 }
 
 // signing returns the CA that signs at a time.
 func signing(t *testing.T, dir string, i *Issuer, now time.Time) (*internalCA, error) {
 	list, _, err := openCA(t.Context(), newFiles(t, dir), i, now)
-	return list.signer(i, now), err
+	return list.signer(i, nil, now), err
 }
 
 // TestNextCA: the next CA is known for half a year before it signs, and no clock
@@ -211,11 +263,11 @@ func TestNextCA(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ca := list.signer(issuer, c.now)
+		ca := list.signer(issuer, nil, c.now)
 		if ca.cert.Equal(first.cert) != c.first {
 			t.Errorf("%v: signed by %s", c.now, ca.cert.Subject)
 		}
-		if n := strings.Count(string(list.roots(ca, c.now)), "BEGIN CERTIFICATE"); n != c.roots {
+		if n := strings.Count(string(list.roots(ca, issuer, c.now)), "BEGIN CERTIFICATE"); n != c.roots {
 			t.Errorf("%v: clients are to trust %d CAs, want %d", c.now, n, c.roots)
 		}
 	}

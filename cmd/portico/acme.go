@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/zapr"
@@ -33,6 +34,7 @@ type acmeFlags struct {
 	Staging     string
 	Namespace   string // controller only
 	Write       bool   // controller only
+	Local       bool   // serve only
 	Dir         string // serve only
 }
 
@@ -55,7 +57,8 @@ func (f *acmeFlags) registerCluster(fs *pflag.FlagSet) {
 }
 
 func (f *acmeFlags) registerFolder(fs *pflag.FlagSet) {
-	fs.StringVar(&f.Dir, "acme-dir", "", "folder for account keys and certificates of issuers (default: $XDG_STATE_HOME/portico/acme)")
+	fs.BoolVar(&f.Local, "local-ca", true, "issue certificates for hosts below localhost whose Secret is missing")
+	fs.StringVar(&f.Dir, "acme-dir", "", "folder for account keys, certificates and CAs of issuers (default: $XDG_STATE_HOME/portico/acme)")
 }
 
 // checkNamespace returns why there can be no namespace of that name.
@@ -101,18 +104,31 @@ func (f *acmeFlags) issuers() (*acme.Issuers, error) {
 // certificates are the parts that get certificates.
 type certificates struct {
 	issuers *acme.Issuers
+	local   *acme.Issuer // for hosts below localhost; nil: there is none
+	files   *acme.Files  // nil in a cluster
+	passing string       // folder that ends with the process; empty: there is none
 	tokens  *acme.Tokens
 	metrics *acme.Metrics
 }
 
-// certificates returns the parts, nil if no issuer is configured.
+// certificates returns the parts, nil if there is no issuer.
 func (f *acmeFlags) certificates() (*certificates, error) {
-	issuers, err := f.issuers()
-	if err != nil || issuers == nil {
+	c := &certificates{tokens: acme.NewTokens(nil), metrics: acme.NewMetrics()}
+	var err error
+	if c.issuers, err = f.issuers(); err != nil {
 		return nil, err
 	}
+	if f.Local {
+		c.local = acme.Local()
+		if c.issuers, err = c.issuers.With(c.local); err != nil {
+			return nil, program.FlagError("acme-issuers", fmt.Errorf("%w, or give --local-ca=false", err))
+		}
+	}
+	if c.issuers == nil {
+		return nil, nil
+	}
 	acme.IdentifyAs("portico", program.Version())
-	return &certificates{issuers: issuers, tokens: acme.NewTokens(nil), metrics: acme.NewMetrics()}, nil
+	return c, nil
 }
 
 // inCluster adds them to a manager.
@@ -132,22 +148,58 @@ func (c *certificates) inCluster(mgr manager.Manager, f *acmeFlags, p *plane, r 
 	return cluster, nil
 }
 
-// inFolder makes them for a machine of its own, with files.
-func (c *certificates) inFolder(ctx context.Context, f *acmeFlags, p *plane, log logr.Logger) (*certs.Controller, error) {
-	dir, err := f.dir()
-	if err != nil {
-		return nil, err
+// inFolder makes them for a machine of its own, with the files that open opened.
+func (c *certificates) inFolder(ctx context.Context, p *plane, log logr.Logger) (*certs.Controller, error) {
+	keep := func(issuer string, roots []byte) {
+		if err := c.files.KeepRoots(issuer, roots); err != nil {
+			log.Error(err, "the CA of an issuer could not be put where clients find it", "issuer", issuer)
+		}
 	}
-	files, err := acme.NewFiles(dir, c.tokens)
-	if err != nil {
-		return nil, err
+	for _, name := range c.issuers.Names() {
+		issuer, _ := c.issuers.Get(name)
+		if !issuer.Internal() {
+			continue
+		}
+		roots, err := acme.Roots(ctx, c.files, issuer, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		keep(name, roots)
 	}
 	ctl := certs.NewController(certs.Options{
-		Issuers: c.issuers, Storage: files, Tokens: c.tokens, Addrs: p.sockets.challengeAddrs(), Identity: "folder",
+		Issuers: c.issuers, Local: c.local, Storage: c.files, Tokens: c.tokens, Addrs: p.sockets.challengeAddrs(), Identity: "folder", Roots: keep,
 		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Draining: p.drain.leaving, Zap: zapOf(log), Log: log,
 	})
 	p.showCertificates(c, ctl)
 	return ctl, ctl.Load(ctx)
+}
+
+// open opens the storage, in a folder that ends with the process if only the local
+// issuer would use it and there is no lasting one. It reports false if there is
+// no place at all, and only that issuer.
+func (c *certificates) open(f *acmeFlags, log logr.Logger) (bool, error) {
+	dir, err := f.dir()
+	if err == nil {
+		c.files, err = acme.NewFiles(dir, c.tokens)
+	}
+	if err == nil || f.Dir != "" || c.local == nil || len(c.issuers.Names()) > 1 {
+		return err == nil, err
+	}
+	why := err
+	if c.passing, err = os.MkdirTemp("", "portico-"); err != nil {
+		log.Info("there is no CA of localhost; --acme-dir names a folder for it", "reason", errors.Join(why, err).Error())
+		return false, nil
+	}
+	log.Info("the CA of localhost ends with this process; --acme-dir names a lasting folder for it", "reason", why.Error())
+	c.files, err = acme.NewFiles(c.passing, c.tokens)
+	return err == nil, err
+}
+
+// close removes what is to end with the process.
+func (c *certificates) close() {
+	if c != nil && c.passing != "" {
+		_ = os.RemoveAll(c.passing)
+	}
 }
 
 func (f *acmeFlags) dir() (string, error) {

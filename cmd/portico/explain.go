@@ -9,11 +9,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/portico-ingress/portico/cmd/internal/program"
-	"github.com/portico-ingress/portico/controllers/folder"
+	"github.com/portico-ingress/portico/controllers/certs"
 	"github.com/portico-ingress/portico/controllers/ingress"
 	"github.com/portico-ingress/portico/controllers/manifest"
 	"github.com/portico-ingress/portico/controllers/translate"
@@ -23,8 +25,8 @@ import (
 	"github.com/portico-ingress/portico/router/publish"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
-	"github.com/portico-ingress/portico/tls/localca"
 )
 
 type explainFlags struct {
@@ -72,7 +74,7 @@ the input is wrong.`,
 	fs.StringVar(&f.from, "from", "", "address that the connection comes from (default: 192.0.2.1)")
 	fs.StringSliceVar(&f.trusted, "trusted-proxies", nil, "addresses or CIDRs of proxies in front whose X-Forwarded-* fields are believed")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
-	fs.BoolVar(&f.localCA, "local-ca", true, "with -f: hosts below localhost whose Secret is missing have a certificate of the local CA")
+	fs.BoolVar(&f.localCA, "local-ca", true, "with -f: hosts below localhost whose Secret is missing have a certificate of the issuer local")
 	f.routing.register(fs)
 	return cmd
 }
@@ -174,25 +176,25 @@ func (f *explainFlags) clusterObjects(ctx context.Context, r *routing, stderr io
 // request.
 func explainObjects(objects *translate.Objects, r *routing, in explain.Input, localCA bool) (*explain.Report, error) {
 	world := translate.All(r.translate, objects, defaultPools(r.router.Default)...)
-	if localCA {
-		if err := fillLocal(world); err != nil {
-			return nil, err
-		}
-	}
-	certs, err := certstore.New(certstore.Options{})
+	store, err := certstore.New(certstore.Options{})
 	if err != nil {
 		return nil, err
 	}
-	certs.SetDefault(r.defaultTLS)
-	certs.ReplaceSecrets(world.Certificates, world.SecretProblems)
+	store.SetDefault(r.defaultTLS)
+	store.ReplaceSecrets(world.Certificates, world.SecretProblems)
+	if localCA {
+		if err := fillLocal(store, objects, world, r.translate); err != nil {
+			return nil, err
+		}
+	}
 	var ings []*router.Ingress
 	for _, e := range world.Entries {
 		ings = append(ings, e.Ingress)
 	}
 	table := router.Compile(r.router, ings)
-	certs.SetClaims(publish.Claims(table), nil)
+	store.SetClaims(publish.Claims(table), nil)
 	return explain.Explain(explain.Source{
-		Table: table, Certs: certs,
+		Table: table, Certs: store,
 		State:               func(k upstream.Key) *upstream.State { return world.Pools[k] },
 		Credentials:         func(ref upstream.SecretRef) *upstream.Credentials { return world.Credentials[ref] },
 		RequireVerification: r.translate.RequireVerification,
@@ -230,12 +232,29 @@ func aside(world *translate.World, table *router.Table, host, ingress string) []
 	return notes
 }
 
-// fillLocal stands in for serve's local CA: which certificate is served is the
+// fillLocal stands in for serve's local issuer: which certificate is served is the
 // same, so a CA of the moment will do, and nothing is written.
-func fillLocal(world *translate.World) error {
-	ca, err := localca.New(localca.Options{})
-	if err != nil {
-		return err
+func fillLocal(store *certstore.Store, objects *translate.Objects, world *translate.World, opts translate.Options) error {
+	issuer := acme.Local()
+	missing := func(ref certstore.SecretRef) bool {
+		_, usable := world.Certificates[ref]
+		_, useless := world.SecretProblems[ref]
+		return !usable && !useless
 	}
-	return folder.NewLocalCertificates(ca, nil).Fill(world)
+	ours := slices.DeleteFunc(translate.NewClasses(opts, objects.Classes).Only(objects.Ingresses), func(ing *networkingv1.Ingress) bool {
+		return translate.CertificateWish(ing.Annotations).By == translate.IssuerAnnotation
+	})
+	for _, u := range certs.UnaskedFor(issuer, ours, missing) {
+		chain, key, err := acme.IssueOnce(issuer, u.Names, time.Now())
+		if err != nil {
+			return err
+		}
+		cert, err := certstore.Parse(chain, key)
+		if err != nil {
+			return err
+		}
+		cert.Source = "issuer " + issuer.Name
+		store.SetStandIn(u.Secret, certstore.StandIn{Certificate: cert})
+	}
+	return nil
 }

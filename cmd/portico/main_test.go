@@ -284,7 +284,7 @@ func TestServe(t *testing.T) {
 	exit := make(chan int, 1)
 	go func() {
 		exit <- program.Run(ctx, newRoot(), []string{"serve", "-f", manifest, "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0",
-			"--admin-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0", "--state-dir", t.TempDir(), "--drain-timeout", "1m"},
+			"--admin-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0", "--acme-dir", t.TempDir(), "--drain-timeout", "1m"},
 			program.Streams{In: strings.NewReader(""), Out: io.Discard, Err: log})
 	}()
 	base := log.until(t, `(http://app\.localhost:\d+)/`)[1]

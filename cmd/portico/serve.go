@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -21,16 +20,13 @@ import (
 	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/admin"
 	"github.com/portico-ingress/portico/router/upstream"
-	"github.com/portico-ingress/portico/tls/localca"
 )
 
 type serveFlags struct {
-	paths    []string
-	localCA  bool
-	stateDir string
-	routing  routingFlags
-	acme     acmeFlags
-	proxy    proxyFlags
+	paths   []string
+	routing routingFlags
+	acme    acmeFlags
+	proxy   proxyFlags
 }
 
 func newServe() *cobra.Command {
@@ -44,8 +40,9 @@ ignored. A change takes effect within a second; a faulty one is reported with
 file, line and field, and the last good table keeps being served.
 
 Hosts below localhost whose Secret is not among the manifests get a certificate
-from a local CA, made on first use and constrained to localhost. Ingresses that
-name an issuer of --acme-issuers or --acme-directory get theirs from it.`,
+from the issuer local, a CA made on first use and constrained to localhost.
+Ingresses that name another, of --acme-issuers or --acme-directory, get theirs
+from it.`,
 		Example: "  portico serve -f config/samples\n  kubectl get ing,svc,endpointslices,secrets -o yaml | portico serve -f -",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,8 +51,6 @@ name an issuer of --acme-issuers or --acme-directory get theirs from it.`,
 	}
 	fs := cmd.Flags()
 	fs.StringSliceVarP(&f.paths, "filename", "f", nil, "folder, file, or - for standard input; repeatable")
-	fs.BoolVar(&f.localCA, "local-ca", true, "issue certificates for hosts below localhost whose Secret is missing")
-	fs.StringVar(&f.stateDir, "state-dir", "", "folder of the local CA (default: $XDG_STATE_HOME/portico/local-ca)")
 	f.routing.register(fs)
 	f.acme.register(fs)
 	f.acme.registerFolder(fs)
@@ -74,31 +69,38 @@ func (f *serveFlags) run(ctx context.Context, std program.Streams) error {
 	if err := errors.Join(err3, checkPaths(f.paths), err1, err2, err4); err != nil {
 		return program.UsageError(err)
 	}
-	if issued != nil {
-		o.tokens = issued.tokens
-	}
 	f.proxy.Timeouts.DrainIdle = time.Second // a browser's idle connection must not hold up Ctrl-C
 	log := f.proxy.Log.New(std.Err)
+	defer issued.close()
+	if issued != nil {
+		switch has, err := issued.open(&f.acme, log.WithName("certificates")); {
+		case err != nil:
+			return err
+		case !has:
+			issued = nil
+		default:
+			o.tokens = issued.tokens
+		}
+	}
 	p, err := newPlane(&f.proxy, o, r, true, std.Out, log)
 	if err != nil {
 		return err
 	}
-	ca := f.openCA(log)
 	opts := folder.Options{
 		Paths: f.paths, Stdin: std.In, Translate: r.translate, Pools: defaultPools(r.router.Default),
-		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, CA: ca, Report: std.Err, Log: log.WithName("folder"),
+		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Report: std.Err, Log: log.WithName("folder"),
 	}
 	parts := together{}
 	if issued != nil {
-		ctl, err := issued.inFolder(ctx, &f.acme, p, log.WithName("certificates"))
+		ctl, err := issued.inFolder(ctx, p, log.WithName("certificates"))
 		if err != nil {
 			return err
 		}
-		opts.Observer, p.await = ctl, ctl.AwaitPlan
+		opts.Observer, p.await = ctl, ctl.AwaitLocal
 		parts = append(parts, alone{ctl})
 	}
 	parts = append(parts, folder.New(opts))
-	go f.welcome(ctx, p, ca, std.Err)
+	go f.welcome(ctx, p, issued, std.Err)
 	return p.run(ctx, parts, p.published)
 }
 
@@ -139,36 +141,13 @@ func (p *plane) published() []admin.Check {
 	return []admin.Check{{Name: "table", Ready: true}}
 }
 
-// openCA returns the local CA, one in memory if no folder can be written, nil
-// if there is to be none.
-func (f *serveFlags) openCA(log logr.Logger) *localca.CA {
-	if !f.localCA {
-		return nil
-	}
-	ca, err := localca.Open(localca.Options{Dir: f.stateDir})
-	if err == nil {
-		return ca
-	}
-	log.Info("the local CA lives in memory only and ends with this process", "reason", err.Error())
-	if ca, err = localca.New(localca.Options{}); err != nil {
-		log.Error(err, "there is no local CA")
-		return nil
-	}
-	return ca
-}
-
 // welcome tells, once something is served, which URLs to open.
-func (f *serveFlags) welcome(ctx context.Context, p *plane, ca *localca.CA, w io.Writer) {
-	for p.publisher.Snapshot() == nil {
-		changed := p.publisher.Changed()
-		if p.publisher.Snapshot() != nil {
-			break
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
+func (f *serveFlags) welcome(ctx context.Context, p *plane, issued *certificates, w io.Writer) {
+	if p.awaitTable(ctx); p.await != nil {
+		p.await(ctx)
+	}
+	if ctx.Err() != nil {
+		return
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nServing %s. Open:\n", strings.Join(f.paths, ", "))
@@ -185,8 +164,8 @@ func (f *serveFlags) welcome(ctx context.Context, p *plane, ca *localca.CA, w io
 	for _, url := range slices.Sorted(maps.Keys(urls)) {
 		fmt.Fprintf(&b, "  %s\n", url)
 	}
-	if https && ca != nil && ca.File() != "" {
-		fmt.Fprintf(&b, "The local CA, for curl --cacert and browsers: %s\n", ca.File())
+	if https && issued != nil && issued.local != nil {
+		fmt.Fprintf(&b, "The CA of localhost, for curl --cacert and browsers: %s\n", issued.files.RootsFile(issued.local.Name))
 	}
 	if p.sockets.debug != nil {
 		fmt.Fprintf(&b, "The table and all problems: http://%s/\n", p.sockets.debug.Addr())

@@ -18,10 +18,13 @@ import (
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
-// Options configure a Controller. All but Ingresses, Secrets, Unwritten, Events,
-// Metrics, Draining and Now are required.
+// Options configure a Controller. All but Local, Ingresses, Secrets, Unwritten,
+// Events, Roots, Metrics, Draining and Now are required.
 type Options struct {
 	Issuers *acme.Issuers
+	// Local gives certificates to Ingresses that ask no issuer, for hosts that
+	// it is for and whose Secret is missing; nil: nobody does.
+	Local   *acme.Issuer
 	Storage acme.Storage
 	Tokens  *acme.Tokens
 	Addrs   acme.Addrs
@@ -39,7 +42,10 @@ type Options struct {
 	// for theirs; empty: nobody expects any.
 	Unwritten string
 	// Events are told of each step of an order; nil: only the log is.
-	Events  EventWriter
+	Events EventWriter
+	// Roots is told what clients should trust of an issuer that is a CA of our
+	// own; may be nil.
+	Roots   func(issuer string, pem []byte)
 	Metrics *acme.Metrics
 	// Draining is closed when no order is to begin any more; may be nil.
 	Draining <-chan struct{}
@@ -67,7 +73,8 @@ type Controller struct {
 	standIn map[certstore.SecretRef]struct{} // set in the certificate store
 	unsaved map[certstore.SecretRef]string   // why a Secret could not be written
 	seen    uint64                           // counts what was heard of Secrets
-	given   []*networkingv1.Ingress          // by Replace
+	folder  []*networkingv1.Ingress          // given by Replace
+	given   bool                             // what the local issuer gives is served
 }
 
 // stored is a record, and its certificate, parsed once; nil: none.
@@ -92,10 +99,10 @@ func NewController(opts Options) *Controller {
 	}
 	c.manager = acme.New(acme.Options{
 		Storage: opts.Storage, Tokens: opts.Tokens, Addrs: opts.Addrs, Identity: opts.Identity,
-		Observe: c.observe, Changed: c.SetRecord, Metrics: opts.Metrics, Draining: opts.Draining, Now: opts.Now, Log: opts.Zap,
+		Observe: c.observe, Changed: c.SetRecord, Roots: opts.Roots, Metrics: opts.Metrics, Draining: opts.Draining, Now: opts.Now, Log: opts.Zap,
 	})
 	if c.opts.Ingresses == nil {
-		c.opts.Ingresses = c.givenIngresses
+		c.opts.Ingresses = c.folderIngresses
 	}
 	c.stapler = acme.NewStapler(acme.StaplerOptions{Changed: c.Wake, Now: opts.Now, Log: opts.Zap})
 	return c
@@ -180,18 +187,21 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing Ingresses: %w", err)
 	}
-	p := makePlan(world{issuers: c.opts.Issuers, ingresses: list, table: snap.Table, secrets: c.secretState, now: c.opts.Now()})
+	p := makePlan(world{issuers: c.opts.Issuers, local: c.opts.Local, ingresses: list, table: snap.Table, secrets: c.secretState, now: c.opts.Now()})
 	c.manager.Want(p.wanted())
 	c.mu.Lock()
 	c.plan = p
 	problems := append(p.problems, c.writeProblems(p)...)
-	standIns := c.standIns(p)
-	close(c.planned)
-	c.planned = make(chan struct{})
+	standIns, given := c.standIns(p), c.givenAll(p)
 	c.mu.Unlock()
 	for ref, in := range standIns {
 		c.opts.Certs.SetStandIn(ref, in)
 	}
+	c.mu.Lock()
+	c.given = given
+	close(c.planned)
+	c.planned = make(chan struct{})
+	c.mu.Unlock()
 	c.opts.Publisher.SetProblems(problemSource, problems)
 	if !c.Planned() {
 		close(c.first)
@@ -239,7 +249,7 @@ func (c *Controller) Replace(ingresses []*networkingv1.Ingress, secrets map[cert
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seen++
-	c.given = ingresses
+	c.folder = ingresses
 	clear(c.secrets)
 	for _, ing := range ingresses {
 		for _, t := range ing.Spec.TLS {
@@ -252,10 +262,10 @@ func (c *Controller) Replace(ingresses []*networkingv1.Ingress, secrets map[cert
 	c.Wake()
 }
 
-func (c *Controller) givenIngresses(context.Context) ([]*networkingv1.Ingress, error) {
+func (c *Controller) folderIngresses(context.Context) ([]*networkingv1.Ingress, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.given, nil
+	return c.folder, nil
 }
 
 // SecretDelivered implements ingress.SecretObserver.

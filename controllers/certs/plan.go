@@ -82,6 +82,7 @@ func (s secretState) leaf() *x509.Certificate {
 // world is what a plan is made from.
 type world struct {
 	issuers   *acme.Issuers
+	local     *acme.Issuer            // for those who ask nobody; nil: there is none
 	ingresses []*networkingv1.Ingress // that are ours
 	table     *router.Table
 	secrets   func(certstore.SecretRef) secretState
@@ -130,6 +131,7 @@ type planner struct {
 	// taken has the certificate of each Secret that an older Ingress asks for.
 	taken map[certstore.SecretRef]string
 	idle  map[certstore.SecretRef]struct{} // named by Ingresses that do not ask
+	rest  []*networkingv1.Ingress          // that do not ask
 }
 
 // makePlan is pure: the same world gives the same plan in every replica.
@@ -143,12 +145,10 @@ func makePlan(w world) *plan {
 		}
 		p.leave(ing)
 	}
-	slices.SortFunc(asking, func(a, b *networkingv1.Ingress) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	for _, ing := range asking {
+	for _, ing := range byAge(asking) {
 		p.ingress(ing)
 	}
+	p.unasked()
 	for ref := range p.idle {
 		if _, ok := p.taken[ref]; ok {
 			continue
@@ -160,6 +160,13 @@ func makePlan(w world) *plan {
 	slices.SortFunc(p.plan.released, func(a, b certstore.SecretRef) int { return strings.Compare(a.String(), b.String()) })
 	p.plan.problems = diag.Sort(p.plan.problems)
 	return &p.plan
+}
+
+// byAge returns Ingresses as they rank: the oldest goes first.
+func byAge(list []*networkingv1.Ingress) []*networkingv1.Ingress {
+	return slices.SortedFunc(slices.Values(list), func(a, b *networkingv1.Ingress) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
 }
 
 func (p *planner) ingress(ing *networkingv1.Ingress) {
@@ -174,8 +181,12 @@ func (p *planner) ingress(ing *networkingv1.Ingress) {
 		return
 	}
 	issuer, why := p.issuer(wish)
-	if why.Reason != "" {
+	switch {
+	case why.Reason != "":
 		p.problem(ing, "metadata.annotations", why)
+	case issuer == nil && p.local != nil: // tls-acme, which nobody is configured for
+		p.leave(ing)
+		return
 	}
 	translated, _ := translate.Ingress(ing) // its problems are reported elsewhere
 	if len(translated.TLS) == 0 {
@@ -189,6 +200,7 @@ func (p *planner) ingress(ing *networkingv1.Ingress) {
 
 // leave notes the Secrets of an Ingress that gets no certificates from us.
 func (p *planner) leave(ing *networkingv1.Ingress) {
+	p.rest = append(p.rest, ing)
 	for _, t := range ing.Spec.TLS {
 		if t.SecretName != "" {
 			p.idle[certstore.SecretRef{Namespace: ing.Namespace, Name: t.SecretName}] = struct{}{}

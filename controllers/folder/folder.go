@@ -26,7 +26,6 @@ import (
 	"github.com/portico-ingress/portico/router/publish"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/tls/certstore"
-	"github.com/portico-ingress/portico/tls/localca"
 )
 
 // ReasonManifest is the reason of a problem that is a fault in a manifest.
@@ -52,9 +51,6 @@ type Options struct {
 	Publisher *publish.Publisher
 	Registry  *upstream.Registry
 	Certs     *certstore.Store
-	// CA issues certificates for hosts below localhost whose Secret is not
-	// among the manifests. Nil: they get the default certificate.
-	CA *localca.CA
 	// Observer is told of every load; may be nil.
 	Observer CertificateObserver
 	// Report is where faults and problems are told to the user, each once.
@@ -63,8 +59,6 @@ type Options struct {
 	Log    logr.Logger
 	// Poll is how often the files are looked at. Default: DefaultPoll.
 	Poll time.Duration
-	// Now is the clock of certificates. Default: time.Now.
-	Now func() time.Time
 }
 
 // CertificateObserver learns which certificates the manifests ask for.
@@ -78,12 +72,13 @@ type CertificateObserver interface {
 type Source struct {
 	opts   Options
 	stdin  []byte
-	local  *LocalCertificates // nil without a CA
 	report *reporter
 	loaded stamp
 	// good is what was handed over last; nil before the first time.
 	good  *loadedSet
 	clean bool // a load was without fault
+	// awaited are the problems that are certificates yet to come, since when.
+	awaited map[diag.Problem]time.Time
 	// credentials are what Registry has.
 	credentials map[upstream.SecretRef]*upstream.Credentials
 }
@@ -106,11 +101,7 @@ func New(opts Options) *Source {
 		opts.Poll = DefaultPoll
 	}
 	opts.Translate.Folder = true
-	s := &Source{opts: opts, report: newReporter(opts.Report)}
-	if opts.CA != nil {
-		s.local = NewLocalCertificates(opts.CA, opts.Now)
-	}
-	return s
+	return &Source{opts: opts, report: newReporter(opts.Report)}
 }
 
 // Start serves the manifests and follows their changes until ctx is done. It
@@ -143,7 +134,9 @@ func (s *Source) Start(ctx context.Context) error {
 			continue
 		case <-settled.C:
 			s.forgetPools()
-			s.reportProblems()
+			if s.reportProblems() {
+				settled.Reset(settleTime)
+			}
 			continue
 		case event := <-w.hints():
 			if !isNews(event) {
@@ -152,7 +145,6 @@ func (s *Source) Start(ctx context.Context) error {
 		case err := <-w.errors():
 			s.opts.Log.V(1).Info("notifications from the file system were lost", "reason", err.Error())
 		case <-poll.C:
-			s.renewCertificates()
 		}
 		if look(s.opts.Paths) != s.loaded && settle(ctx, s.opts.Paths) {
 			s.load(w)
@@ -223,8 +215,7 @@ func (s *Source) load(w *watcher) {
 	s.opts.Log.V(1).Info("loaded manifests", "files", len(set.Files), "objects", set.Len(), "ingresses", len(world.Entries))
 }
 
-// observe tells of the Secrets as they are among the manifests, before the local
-// CA stands in for any.
+// observe tells of the Ingresses and Secrets among the manifests.
 func (s *Source) observe(set *manifest.Set, world *translate.World) {
 	if s.opts.Observer == nil {
 		return
@@ -233,14 +224,7 @@ func (s *Source) observe(set *manifest.Set, world *translate.World) {
 	for ref := range world.SecretProblems {
 		secrets[ref] = nil
 	}
-	classes := translate.NewClasses(s.opts.Translate, set.Classes)
-	var ours []*networkingv1.Ingress
-	for _, ing := range set.Ingresses {
-		if is, _ := classes.Ours(ing); is {
-			ours = append(ours, ing)
-		}
-	}
-	s.opts.Observer.Replace(ours, secrets)
+	s.opts.Observer.Replace(translate.NewClasses(s.opts.Translate, set.Classes).Only(set.Ingresses), secrets)
 }
 
 // objects returns a set as translation wants it.
@@ -259,7 +243,7 @@ func (s *Source) handOver(world *translate.World) {
 			s.opts.Registry.Set(key, state)
 		}
 	}
-	s.setCertificates(world)
+	s.opts.Certs.ReplaceSecrets(world.Certificates, world.SecretProblems)
 	s.setCredentials(world)
 	entries := make([]publish.Entry, len(world.Entries))
 	for i, e := range world.Entries {
@@ -287,17 +271,6 @@ func (s *Source) forgetPools() {
 	s.opts.Registry.Retain(keep)
 }
 
-// setCertificates hands over the Secrets, and what the local CA issues for
-// those that are not there.
-func (s *Source) setCertificates(world *translate.World) {
-	if s.local != nil {
-		if err := s.local.Fill(world); err != nil {
-			s.opts.Log.Error(err, "the local CA cannot issue a certificate")
-		}
-	}
-	s.opts.Certs.ReplaceSecrets(world.Certificates, world.SecretProblems)
-}
-
 // setCredentials hands over what Secrets hold for backends, and takes back what
 // is gone.
 func (s *Source) setCredentials(world *translate.World) {
@@ -316,17 +289,33 @@ func (s *Source) setCredentials(world *translate.World) {
 	s.credentials = world.Credentials
 }
 
-// renewCertificates has the local CA issue again what nears its end.
-func (s *Source) renewCertificates() {
-	if s.local != nil && s.good != nil && s.local.due() {
-		s.setCertificates(s.good.world)
-	}
-}
+// forbearance is how long a certificate may be awaited before the user is told: one
+// from a CA of our own takes a moment.
+const forbearance = 5 * time.Second
 
-func (s *Source) reportProblems() {
-	if s.good != nil && s.opts.Publisher.Snapshot() != nil {
-		s.report.problems(s.good.set, s.opts.Publisher.Problems())
+// reportProblems tells the user what is wrong. It reports true where something is
+// left out that should be looked at again.
+func (s *Source) reportProblems() (again bool) {
+	if s.good == nil || s.opts.Publisher.Snapshot() == nil {
+		return false
 	}
+	problems, awaited, now := s.opts.Publisher.Problems(), make(map[diag.Problem]time.Time), time.Now()
+	problems = slices.DeleteFunc(problems, func(p diag.Problem) bool {
+		if p.Reason != certstore.ReasonPending {
+			return false
+		}
+		key := p
+		key.Message = "" // how it is getting on
+		since, ok := s.awaited[key]
+		if !ok {
+			since = now
+		}
+		awaited[key] = since
+		return now.Sub(since) < forbearance
+	})
+	s.awaited = awaited
+	s.report.problems(s.good.set, problems)
+	return slices.ContainsFunc(slices.Collect(maps.Values(awaited)), func(since time.Time) bool { return now.Sub(since) < forbearance })
 }
 
 // problems returns faults in the form of the problem pages.

@@ -3,7 +3,6 @@ package folder_test
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +19,6 @@ import (
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/tls/certstore"
-	"github.com/portico-ingress/portico/tls/localca"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -349,47 +347,5 @@ func TestMissingPath(t *testing.T) {
 	err := folder.New(folder.Options{Paths: []string{"/nowhere"}}).Start(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "/nowhere") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestLocalCertificates(t *testing.T) {
-	var mu sync.Mutex
-	now := time.Now()
-	clock := func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
-	ca, err := localca.New(localca.Options{Now: clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := newFixture(t, map[string]string{
-		"shop.yaml": ingress("shop", "shop.localhost", "web"), "wild.yaml": ingress("wild", "*.apps.localhost", "web"),
-		"real.yaml": ingress("real", "shop.example.com", "web"), "web.yaml": service("web", 9001),
-		"broken.yaml": ingress("broken", "broken.localhost", "web") + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: broken-tls}\nstringData: {tls.crt: x}\n",
-	}, func(o *folder.Options) { o.CA, o.Now = ca, clock })
-	roots := x509.NewCertPool()
-	roots.AddCert(ca.Certificate())
-	valid := func(host string) bool {
-		_, err := f.certs.Select(host).Certificate.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host, CurrentTime: clock()})
-		return err == nil
-	}
-	f.until("certificates", func() bool { return valid("shop.localhost") && valid("a.apps.localhost") })
-	f.report.wait(t, "Secret default/real-tls does not exist", "Secret default/broken-tls: ")
-	for _, host := range []string{"shop.example.com", "broken.localhost", "other.localhost"} {
-		if valid(host) {
-			t.Errorf("the local CA stands in for %s", host)
-		}
-	}
-
-	first := f.certs.Select("shop.localhost").Certificate
-	f.write("other.yaml", ingress("other", "other.localhost", "web"))
-	f.until("the new host", func() bool { return valid("other.localhost") })
-	if f.certs.Select("shop.localhost").Certificate != first {
-		t.Error("an unchanged host got a new certificate")
-	}
-	mu.Lock()
-	now = now.Add(localca.LeafLifetime - localca.RenewBefore + time.Hour)
-	mu.Unlock()
-	f.until("renewal", func() bool { return f.certs.Select("shop.localhost").Certificate != first })
-	if !valid("shop.localhost") {
-		t.Error("the renewed certificate is not valid")
 	}
 }

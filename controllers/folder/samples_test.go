@@ -2,19 +2,28 @@ package folder_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/portico-ingress/portico/controllers/folder"
 	"github.com/portico-ingress/portico/router/view"
-	"github.com/portico-ingress/portico/tls/localca"
+	"github.com/portico-ingress/portico/tls/acme"
+	"github.com/portico-ingress/portico/tls/certstore"
 )
 
 // TestSamples: what a new user sees first has neither faults nor problems.
 func TestSamples(t *testing.T) {
-	ca, err := localca.New(localca.Options{})
+	f := newFixture(t, nil, func(o *folder.Options) { o.Paths = []string{"../../config/samples"} })
+	chain, key, err := acme.IssueOnce(acme.Local(), []string{"shop.localhost", "*.apps.localhost"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := newFixture(t, nil, func(o *folder.Options) { o.Paths, o.CA = []string{"../../config/samples"}, ca })
+	cert, err := certstore.Parse(chain, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"shop-tls", "apps-tls"} { // serve has the local issuer fill them
+		f.certs.SetStandIn(certstore.SecretRef{Namespace: "default", Name: secret}, certstore.StandIn{Certificate: cert})
+	}
 	f.served("shop.localhost", "127.0.0.1:9201")
 	for _, c := range []struct{ host, path, service string }{
 		{"shop.localhost", "/api/orders", "default/api"},

@@ -74,6 +74,17 @@ func (c *Classes) Missing() string {
 		strings.Join(names, " or "), there)
 }
 
+// Only returns those of the Ingresses that are ours.
+func (c *Classes) Only(all []*networkingv1.Ingress) []*networkingv1.Ingress {
+	var ours []*networkingv1.Ingress
+	for _, ing := range all {
+		if is, _ := c.Ours(ing); is {
+			ours = append(ours, ing)
+		}
+	}
+	return ours
+}
+
 // Foreign reports whether the class of an Ingress is ours only because a
 // controller name of another project was added to --controller-name.
 func (c *Classes) Foreign(ing *networkingv1.Ingress) bool {

@@ -52,7 +52,6 @@ var rules = map[string]rule{
 	"router/listen":  {floor: 0, ours: []string{"router/view"}, banned: dataPath},
 	"router/l4":      {floor: 0, banned: with(dataPath, "github.com/mdlayher/netlink", "the node's model knows nothing of the kernel: router/l4/nft renders it")},
 	"tls/certstore":  {floor: 0, ours: []string{"router/view"}, banned: dataPath},
-	"tls/localca":    {floor: 0, banned: dataPath},
 	"router":         {floor: 1, ours: []string{"router/view", "router/policy", "router/internal/trie"}, banned: with(dataPath, "net/http", "the table decides, it does not serve")},
 	// acme is where certmagic is let in; names are canonical in view's words.
 	"tls/acme":            {floor: 1, ours: []string{"router/view", "tls/certstore"}, banned: map[string]string{"k8s.io/": "its storage is an interface: it serves a folder as well", "sigs.k8s.io/": "its storage is an interface: it serves a folder as well", "net/http/httputil": noHTTPUtil}},
@@ -71,7 +70,7 @@ var rules = map[string]rule{
 	// certs writes the certificates that acme gets, and feeds what is served.
 	"controllers/certs":  {floor: 3, ours: []string{"controllers/translate", "router", "router/publish", "router/view", "tls/certstore", "tls/acme"}, banned: noEngine()},
 	"controllers/status": {floor: 3, ours: []string{"controllers/translate", "router/publish"}, banned: noEngine()},
-	"controllers/folder": {floor: 3, ours: []string{"controllers/translate", "controllers/manifest", "router", "router/publish", "router/upstream", "tls/certstore", "tls/localca"},
+	"controllers/folder": {floor: 3, ours: []string{"controllers/translate", "controllers/manifest", "router", "router/publish", "router/upstream", "tls/certstore"},
 		banned: noEngine()},
 	"controllers/node":       {floor: 3, ours: []string{"controllers/translate", "router/l4"}, banned: with(noEngine(), "github.com/google/nftables", "the kernel is an interface: router/l4/nft is wired in cmd")},
 	"controllers/prove":      {floor: 3, ours: []string{"controllers/prove/load"}, banned: noEngine()},

@@ -36,7 +36,7 @@ func TestGRPC(t *testing.T) {
 			e := serve(t, grpcManifests(t, tc.back))
 			args := []string{"-server_host", "localhost", "-server_port", port(e.http)}
 			if tc.front {
-				args = []string{"-server_host", "localhost", "-server_port", port(e.https), "-use_tls", "-use_test_ca", "-ca_file", filepath.Join(e.ca, "ca.crt")}
+				args = []string{"-server_host", "localhost", "-server_port", port(e.https), "-use_tls", "-use_test_ca", "-ca_file", filepath.Join(e.ca, "ca", "local.crt")}
 			}
 			for range *grpcRounds {
 				for _, c := range grpcCases {

@@ -60,7 +60,7 @@ func serve(t *testing.T, manifests string) edge {
 	}
 	e := edge{http: freePort(t), ca: filepath.Join(t.TempDir(), "ca")}
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, program, "serve", "-f", dir, "--state-dir", e.ca, "--http-addr", e.http, "--https-addr", "127.0.0.1:0",
+	cmd := exec.CommandContext(ctx, program, "serve", "-f", dir, "--acme-dir", e.ca, "--http-addr", e.http, "--https-addr", "127.0.0.1:0",
 		"--admin-addr", "127.0.0.1:0", "--debug-addr", "", "--access-log=false")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The quickstart as a new user meets it: what `make run` starts, driven by curl
-# and by a browser that trusts the local CA as a user would make it trust it.
+# and by a browser that trusts the CA of localhost as a user would make it trust it.
 #
 # Ports: HTTP_PORT (8080), HTTPS_PORT (8443), ADMIN_PORT (9090), DEBUG_PORT
 # (9091); the demo backends listen on 9201-9204. BROWSER=none leaves the
@@ -88,7 +88,7 @@ start() {
   need curl curl
   cp -r config/samples "$work/samples"
   export XDG_STATE_HOME=$work/state
-  ca=$XDG_STATE_HOME/portico/local-ca/ca.crt
+  ca=$XDG_STATE_HOME/portico/acme/ca/local.crt
   bin/portico-demo >"$work/demo.log" 2>&1 &
   demo=$!
   pids=("$demo")
@@ -106,9 +106,9 @@ start() {
 }
 
 startup() {
-  grep -qF "$ca" "$work/portico.log" || fail "the path of the local CA is not printed"
+  grep -qF "$ca" "$work/portico.log" || fail "the path of the CA of localhost is not printed"
   grep -qF "$base" "$work/portico.log" || fail "the URL to open is not printed"
-  [[ $(stat -c %a "$(dirname "$ca")/ca.key") == 600 ]] || fail "others may read the key of the local CA"
+  [[ $(stat -c %a "${ca%.crt}.pem") == 600 ]] || fail "others may read the key of the CA of localhost"
   [[ -z $(find "$work/samples" -newer "$ca" -type f) ]] || fail "something was written into the manifest folder"
   ok "the user is told what to open"
 }
@@ -249,17 +249,17 @@ browser() {
   need chromium chromium
   need certutil libnss3-tools
   new_home "$work/trusting"
-  certutil -A -d "sql:$work/trusting/.pki/nssdb" -t C,, -n "Portico local CA" -i "$ca"
+  certutil -A -d "sql:$work/trusting/.pki/nssdb" -t C,, -n "Portico CA local" -i "$ca"
   browse "$work/trusting" "$base/" >"$work/page" || fail "the browser failed: $(tail -n 5 "$work/browser.log")"
   for text in "The Portico Shop" "shop-1" "GET shop.localhost:$https_port/" "X-Forwarded-Proto"; do
     grep -qF -- "$text" "$work/page" || fail "the browser's page lacks \"$text\": $(head -c 400 "$work/page")"
   done
-  ok "a browser that trusts the local CA shows the page"
+  ok "a browser that trusts the CA of localhost shows the page"
 
   new_home "$work/doubting"
   browse "$work/doubting" "$base/" >"$work/page" || true
   if grep -qF "The Portico Shop" "$work/page"; then
-    fail "a browser that does not trust the local CA shows the page"
+    fail "a browser that does not trust the CA of localhost shows the page"
   fi
   grep -qE 'ERR_CERT_AUTHORITY_INVALID|net_error -202' "$work/page" "$work/browser.log" ||
     fail "the browser failed for another reason: $(tail -n 5 "$work/browser.log")"

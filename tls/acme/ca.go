@@ -62,7 +62,7 @@ func (ca *internalCA) current(now time.Time) bool {
 // permits reports whether a CA may sign for all of the names (RFC 5280 §4.2.1.10).
 func (ca *internalCA) permits(names []string) bool {
 	constrained := Issuer{Suffixes: ca.cert.PermittedDNSDomains}
-	return len(constrained.Suffixes) == 0 || !slices.ContainsFunc(names, func(name string) bool { return !constrained.suffixed(name) })
+	return !slices.ContainsFunc(names, func(name string) bool { return !constrained.For(name) })
 }
 
 // since is how long clients could have got to know a CA.

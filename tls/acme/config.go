@@ -153,18 +153,7 @@ func (in *IssuerConfig) open() (*Issuer, error) {
 		PreferredRoot: in.PreferredRoot, KeyType: in.KeyType, Challenges: in.Challenges, Namespaces: in.Namespaces,
 		Timeout: in.Timeout, Lifetime: in.Lifetime,
 	}
-	if i.KeyType == "" {
-		i.KeyType = DefaultKeyType
-	}
-	if i.Timeout == 0 {
-		i.Timeout = 5 * time.Minute
-	}
-	if i.Lifetime == 0 {
-		i.Lifetime = 30 * 24 * time.Hour
-	}
-	if len(i.Challenges) == 0 {
-		i.Challenges = []string{HTTP01, TLSALPN01}
-	}
+	i.complete()
 	return i, errors.Join(in.check(), in.suffixes(i), in.eab(i), in.roots(i), in.dns(i))
 }
 

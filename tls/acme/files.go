@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -34,7 +35,7 @@ var _ Storage = (*Files)(nil)
 // NewFiles returns the storage in dir, which is made if need be. Challenges
 // are passed on to tokens.
 func NewFiles(dir string, tokens *Tokens) (*Files, error) {
-	for _, sub := range []string{"records", "locks"} {
+	for _, sub := range []string{"records", "locks", "ca"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("make the folder of certificates: %w", err)
 		}
@@ -59,6 +60,30 @@ func (f *Files) Delete(ctx context.Context, key string) error {
 		f.tokens.Delete(key)
 	}
 	return f.FileStorage.Delete(ctx, key)
+}
+
+// RootsFile is where KeepRoots puts what clients should trust of an issuer.
+func (f *Files) RootsFile(issuer string) string { return filepath.Join(f.Path, "ca", issuer+".crt") }
+
+// KeepRoots puts what clients should trust of an issuer that is a CA of our own
+// beside its key, for curl --cacert and browsers.
+func (f *Files) KeepRoots(issuer string, pem []byte) error {
+	name := f.RootsFile(issuer)
+	if known, err := os.ReadFile(name); err == nil && bytes.Equal(known, pem) {
+		return nil
+	}
+	draft, err := os.CreateTemp(filepath.Dir(name), issuer+".*")
+	if err != nil {
+		return err
+	}
+	_, err = draft.Write(pem)
+	if err = errors.Join(err, draft.Close()); err == nil {
+		err = os.Rename(draft.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(draft.Name())
+	}
+	return err
 }
 
 func (f *Files) recordFile(id string) string { return filepath.Join(f.Path, "records", id+".json") }

@@ -56,6 +56,8 @@ type Issuer struct {
 	// Empty: nobody is excluded; for wildcards and dns-01 both must be given.
 	Namespaces []string
 	Suffixes   []string
+	// Anybody tells that every namespace may use it, also for wildcards.
+	Anybody bool
 	// Timeout bounds one order.
 	Timeout time.Duration
 	// Lifetime is that of certificates of our own CA.
@@ -75,6 +77,22 @@ type DNS struct {
 	PropagationTimeout time.Duration
 }
 
+// complete fills in what is not configured.
+func (i *Issuer) complete() {
+	if i.KeyType == "" {
+		i.KeyType = DefaultKeyType
+	}
+	if i.Timeout == 0 {
+		i.Timeout = 5 * time.Minute
+	}
+	if i.Lifetime == 0 {
+		i.Lifetime = 30 * 24 * time.Hour
+	}
+	if len(i.Challenges) == 0 {
+		i.Challenges = []string{HTTP01, TLSALPN01}
+	}
+}
+
 // Internal reports whether the issuer is a CA of our own.
 func (i *Issuer) Internal() bool { return i.Directory == "" }
 
@@ -85,7 +103,7 @@ func (i *Issuer) Permit(namespace string, names []string) error {
 		return fmt.Errorf("issuer %s may not be used from namespace %s", i.Name, namespace)
 	}
 	for _, name := range names {
-		if len(i.Suffixes) > 0 && !i.suffixed(name) {
+		if !i.For(name) {
 			return fmt.Errorf("issuer %s may not be used for %s, but for %s and names below", i.Name, name, strings.Join(i.Suffixes, ", "))
 		}
 	}
@@ -93,11 +111,14 @@ func (i *Issuer) Permit(namespace string, names []string) error {
 	if wildcard >= 0 && i.DNS == nil && !i.Internal() {
 		return fmt.Errorf("a certificate for %s needs dns-01, and issuer %s has no DNS provider", names[wildcard], i.Name)
 	}
-	if (wildcard >= 0 || !i.Internal() && slices.Contains(i.Challenges, DNS01)) && (len(i.Namespaces) == 0 || len(i.Suffixes) == 0) {
+	if (wildcard >= 0 || !i.Internal() && slices.Contains(i.Challenges, DNS01)) && !i.Anybody && (len(i.Namespaces) == 0 || len(i.Suffixes) == 0) {
 		return fmt.Errorf("issuer %s issues wildcards and by dns-01 only if it lists the namespaces and the DNS suffixes that may use it", i.Name)
 	}
 	return nil
 }
+
+// For reports whether a name is below the suffixes that the issuer is for.
+func (i *Issuer) For(name string) bool { return len(i.Suffixes) == 0 || i.suffixed(name) }
 
 func (i *Issuer) suffixed(name string) bool {
 	name = strings.TrimPrefix(name, "*.")

@@ -18,7 +18,7 @@ type Certificate struct {
 	// Leaf is the first certificate of the chain.
 	Leaf *x509.Certificate
 	// Source says where the certificate comes from if not from the Secret that
-	// it is served for, e.g. "local CA"; empty otherwise.
+	// it is served for, e.g. "issuer local"; empty otherwise.
 	Source string
 	// names are the leaf's DNS names and addresses, in the forms that
 	// Covers compares.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/portico-ingress/portico/cmd/internal/program"
+	"github.com/portico-ingress/portico/controllers/certs"
 	"github.com/portico-ingress/portico/controllers/folder"
 	"github.com/portico-ingress/portico/controllers/manifest"
 	"github.com/portico-ingress/portico/router"
@@ -90,18 +91,27 @@ func (f *serveFlags) run(ctx context.Context, std program.Streams) error {
 		Paths: f.paths, Stdin: std.In, Translate: r.translate, Pools: defaultPools(r.router.Default),
 		Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Report: std.Err, Log: log.WithName("folder"),
 	}
-	parts := together{}
+	parts, checks := together{}, p.published
 	if issued != nil {
 		ctl, err := issued.inFolder(ctx, p, log.WithName("certificates"))
 		if err != nil {
 			return err
 		}
 		opts.Observer, p.await = ctl, ctl.AwaitLocal
+		checks = func() []admin.Check { return append(p.published(), given(ctl)) }
 		parts = append(parts, alone{ctl})
 	}
 	parts = append(parts, folder.New(opts))
 	go f.welcome(ctx, p, issued, std.Err)
-	return p.run(ctx, parts, p.published)
+	return p.run(ctx, parts, checks)
+}
+
+func given(ctl *certs.Controller) admin.Check {
+	c := admin.Check{Name: "certificates", Ready: ctl.Given()}
+	if !c.Ready {
+		c.Detail = "those of localhost are being made"
+	}
+	return c
 }
 
 // together runs several parts as one; the first that fails ends the others.

@@ -77,6 +77,13 @@ func (c *Controller) givenAll(p *plan) bool {
 	})
 }
 
+// Given reports whether what the local issuer gives is served.
+func (c *Controller) Given() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.given
+}
+
 // AwaitLocal waits for the first plan, and until what the local issuer gives is
 // served: it takes no longer than a key takes to make.
 func (c *Controller) AwaitLocal(ctx context.Context) {

@@ -106,8 +106,8 @@ start() {
 }
 
 startup() {
-  grep -qF "$ca" "$work/portico.log" || fail "the path of the CA of localhost is not printed"
-  grep -qF "$base" "$work/portico.log" || fail "the URL to open is not printed"
+  eventually "the URL to open is printed" grep -qF "$base" "$work/portico.log"
+  eventually "the path of the CA of localhost is printed" grep -qF "$ca" "$work/portico.log"
   [[ $(stat -c %a "${ca%.crt}.pem") == 600 ]] || fail "others may read the key of the CA of localhost"
   [[ -z $(find "$work/samples" -newer "$ca" -type f) ]] || fail "something was written into the manifest folder"
   ok "the user is told what to open"

@@ -48,6 +48,12 @@ func (c *h1Conn) Read(p []byte) (int, error) { return c.body.Read(p) }
 // Trailers implements upstream.Body.
 func (c *h1Conn) Trailers() view.Fields { return c.body.chunks.Trailers() }
 
+// Interrupt implements upstream.Body.
+func (c *h1Conn) Interrupt() { _ = c.body.Close() }
+
+// Resume implements upstream.Body.
+func (c *h1Conn) Resume() { c.body.reopen() }
+
 // Close implements upstream.Body.
 func (c *h1Conn) Close() error { return c.body.Close() }
 

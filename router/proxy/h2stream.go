@@ -39,7 +39,9 @@ type h2Stream struct {
 	ended    bool // nothing follows
 	trailers view.Fields
 	unwanted bool // nobody reads the body any more
-	err      *h2.StreamError
+	// interrupted tells that the body is to be read from another goroutine.
+	interrupted bool
+	err         *h2.StreamError
 }
 
 // bell wakes the one goroutine that waits for it; rung before, it is not waited
@@ -177,7 +179,7 @@ func (s *h2Stream) receive(p []byte, until time.Time) (int, error) {
 	defer c.mu.Unlock()
 	for {
 		switch {
-		case s.unwanted:
+		case s.unwanted, s.interrupted:
 			return 0, errBodyClosed
 		case s.body.Len() > 0:
 			n := s.body.Take(p)
@@ -203,6 +205,21 @@ func (s *h2Stream) Trailers() view.Fields {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	return s.trailers
+}
+
+// Interrupt implements upstream.Body.
+func (s *h2Stream) Interrupt() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.interrupted = true
+	s.readable.ring()
+}
+
+// Resume implements upstream.Body.
+func (s *h2Stream) Resume() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.interrupted = false
 }
 
 // Close implements upstream.Body.

@@ -99,6 +99,7 @@ func (r *Request) streamHead(scheme string) *h2.Head {
 // exchange starts the body and waits for the response's head.
 func (c *call) exchange() (*Response, *Error) {
 	c.stop = context.AfterFunc(c.ctx, c.cancel)
+	c.req.rewind()
 	if c.req.Length != 0 {
 		c.upload = newStreamUpload(c)
 		go c.upload.run()
@@ -195,7 +196,7 @@ func (c *call) fail(err error) *Error {
 	c.reset(h2.Cancel)
 	c.over = true
 	c.s.mu.Unlock()
-	bodyErr := c.endUpload()
+	bodyErr := c.endUpload(false)
 	var stream *h2.StreamError
 	switch {
 	case bodyErr != nil:
@@ -211,8 +212,8 @@ func (c *call) fail(err error) *Error {
 	}
 	// A refused stream has not been looked at (RFC 9113 §8.7), unless the
 	// backend has said something before.
-	e.unseen = e.Kind == Broken && c.req.Length == 0 && refused
-	e.replay = e.unseen || e.Kind == Broken && c.req.Length == 0 && lost && idempotent(c.req.Method)
+	e.unseen = e.Kind == Broken && refused && c.req.whole()
+	e.replay = e.unseen || e.Kind == Broken && lost && idempotent(c.req.Method) && c.req.whole()
 	c.finished = true
 	c.rethrow()
 	return e
@@ -279,7 +280,7 @@ func (c *call) Close() {
 	c.st.Consume(c.body.Drop())
 	c.reset(h2.Cancel)
 	s.mu.Unlock()
-	c.endUpload()
+	c.endUpload(true)
 	s.lane.addr.leave()
 	c.rethrow()
 }
@@ -288,8 +289,9 @@ func (c *call) Close() {
 func (c *call) Hijack() net.Conn { panic("an HTTP/2 stream cannot be hijacked") }
 
 // endUpload cuts the request body off, unless it has ended, and returns what
-// reading it failed with. over is set.
-func (c *call) endUpload() error {
+// reading it failed with. over is set; final tells that no other attempt may
+// follow.
+func (c *call) endUpload(final bool) error {
 	u := c.upload
 	if u == nil {
 		return nil
@@ -298,7 +300,7 @@ func (c *call) endUpload() error {
 	case <-u.done:
 	default:
 		c.writable.ring()
-		c.req.Body.Close()
+		c.req.cutOff(final)
 		<-u.done
 	}
 	return u.bodyErr

@@ -75,6 +75,8 @@ type textBody struct {
 
 func text(s string) *textBody             { return &textBody{Reader: strings.NewReader(s)} }
 func (b *textBody) Trailers() view.Fields { return b.trailers }
+func (b *textBody) Interrupt()            {}
+func (b *textBody) Resume()               {}
 func (b *textBody) Close() error          { return nil }
 func post(s string, length int64) *Request {
 	return &Request{Method: "POST", Target: "/", Host: "h", Length: length, Body: text(s)}
@@ -84,6 +86,8 @@ func post(s string, length int64) *Request {
 type pipeBody struct{ *io.PipeReader }
 
 func (pipeBody) Trailers() view.Fields { return nil }
+func (pipeBody) Interrupt()            {}
+func (pipeBody) Resume()               {}
 
 func TestConnectionIsReused(t *testing.T) {
 	p, srv := serve(t, backend.OK("hello"))

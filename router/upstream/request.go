@@ -48,6 +48,10 @@ type Body interface {
 	Read(p []byte) (int, error)
 	// Trailers returns the trailer fields once Read has returned io.EOF.
 	Trailers() view.Fields
+	// Interrupt makes Read return an error, at once and until Resume. No byte
+	// is lost.
+	Interrupt()
+	Resume()
 	// Close makes Read return an error, at once and from then on.
 	Close() error
 }
@@ -98,9 +102,9 @@ const maxAttempts = 8
 //
 // An endpoint that cannot be connected to is passed over for another one, and so
 // is one that closes the connection without a byte of a response, if the
-// request was not sent or does no harm sent twice: idempotent, without a body
-// (RFC 9110 §9.2.2) and as long as the pool has a budget for that. Any other
-// request is sent once. An endpoint with as many requests in flight as it may
+// request was not sent or does no harm sent twice: idempotent (RFC 9110 §9.2.2),
+// with a body that is small as far as it was sent, and as long as the pool has a
+// budget for that. Any other request is sent once. An endpoint with as many requests in flight as it may
 // have is waited for, then passed over.
 func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	l := p.live.Load()
@@ -110,11 +114,13 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	}
 	p.budget.earn()
 	attempts := min(p.reg.opts.Attempts, maxAttempts)
+	req.keep(w.protocol.HTTP2())
 	var tried [maxAttempts]*Target
 	var last *Error
 	for n := range attempts {
 		if ctx.Err() != nil {
-			return nil, &Error{Kind: Canceled, Attempts: n, Err: context.Cause(ctx)}
+			last = &Error{Kind: Canceled, Attempts: n, Err: context.Cause(ctx)}
+			break
 		}
 		t := p.pick(l, tried[:n])
 		if t == nil || last != nil && !last.dialing && !p.mayRepeat() {
@@ -134,6 +140,7 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 			break
 		}
 	}
+	req.giveUp()
 	if last == nil {
 		last = &Error{Kind: NoEndpoint, Err: errors.New(cmp.Or(l.state.Reason, "no endpoint is ready"))}
 	}
@@ -195,6 +202,7 @@ func (p *Pool) streamTrip(ctx context.Context, l *lane, req *Request) (*Response
 // exchange sends the head, starts the body and waits for the response's head.
 func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	c.lend()
+	req.rewind()
 	x := &h1Exchange{conn: c, req: req, ctx: ctx}
 	x.Response = Response{Endpoint: c.lane.addr.name, exchange: x}
 	x.stop = context.AfterFunc(ctx, c.close)
@@ -217,7 +225,7 @@ func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	if err := x.readHead(); err != nil {
 		silent := c.w == 0 && !x.informed
 		e := x.fail(err)
-		e.replay = silent && e.Kind == Broken && req.Length == 0 && idempotent(req.Method)
+		e.replay = silent && e.Kind == Broken && idempotent(req.Method) && req.whole()
 		return nil, e
 	}
 	return &x.Response, nil

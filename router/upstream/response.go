@@ -136,7 +136,7 @@ func (r *h1Exchange) fail(err error) *Error {
 	e := &Error{Kind: Broken, Endpoint: r.Endpoint, Err: err}
 	canceled := !r.stop()
 	r.conn.close()
-	bodyFailed := r.upload != nil && !r.upload.finish() && r.upload.bodyErr != nil && !r.upload.cutOff
+	bodyFailed := r.upload != nil && !r.upload.finish(false) && r.upload.bodyErr != nil && !r.upload.cutOff
 	switch {
 	case bodyFailed:
 		e.Kind, e.Err = BodyFailed, r.upload.bodyErr
@@ -286,7 +286,7 @@ func (r *h1Exchange) Close() {
 	c := r.conn
 	alive := r.stop()
 	if r.upload != nil {
-		alive = r.upload.finish() && alive
+		alive = r.upload.finish(true) && alive
 	}
 	reusable := alive && r.ended && r.Head.Status != 101 && r.Head.KeepAlive &&
 		r.Head.Framing != wire.Close && c.r == c.w

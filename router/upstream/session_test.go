@@ -364,7 +364,7 @@ func TestRefusedStreams(t *testing.T) {
 	}{
 		"refused":              {refuse, simple(), true},
 		"refused POST":         {refuse, &Request{Method: "POST", Target: "/", Host: "h"}, true},
-		"refused with a body":  {refuse, post("hello", 5), false},
+		"refused with a body":  {refuse, post("hello", 5), true},
 		"GOAWAY before it":     {func(p *peer, id uint32) { _ = p.WriteGoAway(id-1, http2.ErrCodeNo, nil) }, &Request{Method: "POST", Target: "/", Host: "h"}, true},
 		"connection lost":      {func(p *peer, _ uint32) { p.c.Close() }, simple(), true},
 		"connection lost POST": {func(p *peer, _ uint32) { p.c.Close() }, &Request{Method: "POST", Target: "/", Host: "h"}, false},

@@ -106,8 +106,8 @@ func (u *upload) send(b []byte) bool {
 
 // finish waits for the end of the upload, now that the response has been dealt
 // with, and reports whether the whole body was sent. A body that is still to
-// come is cut off.
-func (u *upload) finish() bool {
+// come is cut off; final tells that no other attempt may follow.
+func (u *upload) finish(final bool) bool {
 	select {
 	case <-u.done:
 	default:
@@ -118,7 +118,7 @@ func (u *upload) finish() bool {
 		default:
 			u.cutOff = true
 			u.resp.conn.close()
-			u.resp.req.Body.Close()
+			u.resp.req.cutOff(final)
 		}
 		<-u.done
 	}

@@ -65,8 +65,8 @@ generate: ## write the generated files: config/rbac/role.yaml and config/install
 	@helm=$$(test/tools/assets.sh helm); \
 	test/tools/install.sh "$$helm/helm" > config/install/portico.yaml
 
-bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); ARGS="-rounds 5"
-	@test/bench/run.sh $(ARGS)
+bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); PEERS=caddy ARGS="-rounds 5"
+	@PEERS='$(PEERS)' test/bench/run.sh $(ARGS)
 
 microbench: ## run the benchmarks: the data path, and 10, 1,000 and 10,000 Ingresses
 	$(GO) test -run '^$$' -bench . -benchmem ./router/... ./controllers/... ./tls/... ./test/bench

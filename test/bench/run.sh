@@ -19,6 +19,11 @@ if ((${#missing[@]})); then
 	rm -f /usr/sbin/policy-rc.d
 fi
 export PATH=$PATH:/usr/sbin
+peers=nginx,haproxy,reverseproxy
+for more in ${PEERS:-}; do
+	dir=$(test/tools/assets.sh "$more")
+	PATH=$dir:$PATH peers+=,$more
+done
 (($(nproc) > 1)) || { echo "bench: needs two cores, one of them for the proxy" >&2; exit 1; }
 CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/portico ./test/bench/peers
-exec bin/peers "$@"
+exec bin/peers -peers "$peers,portico" "$@"

@@ -8,6 +8,7 @@
 #   assets.sh helm      helm
 #   assets.sh pebble    pebble, pebble-challtestsrv
 #   assets.sh certmanager  certmanager, and crds.yaml; see certmanager/main.go
+#   assets.sh caddy     caddy, a peer of the benchmarks
 #   assets.sh conformance  h2spec; gRPC's interop client and server
 #   assets.sh e2e       e2e.test, ginkgo; agnhost with its VERSION and certificate
 #   assets.sh dev       controller-gen, staticcheck
@@ -90,6 +91,11 @@ build_certmanager() {
 	awk 'FNR == 1 { print "---" } 1' "$(go list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)"/deploy/crds/*.yaml >"$staging/crds.yaml"
 }
 
+build_caddy() {
+	ldflags='-s -w'
+	build "$staging/log" tool
+}
+
 build_conformance() {
 	ldflags='-s -w'
 	build "$staging/log" tool
@@ -119,9 +125,9 @@ kube)
 		exit
 	fi
 	;;
-coredns | helm | dev | pebble | certmanager | conformance | e2e) ;;
+coredns | caddy | helm | dev | pebble | certmanager | conformance | e2e) ;;
 *)
-	say "usage: assets.sh kube|coredns|helm|dev|pebble|certmanager|conformance|e2e"
+	say "usage: assets.sh kube|coredns|caddy|helm|dev|pebble|certmanager|conformance|e2e"
 	exit 2
 	;;
 esac

@@ -73,32 +73,35 @@ func (b *bench) run(ctx context.Context, names []string, only string) (err error
 		return err
 	}
 	defer back.stop()
-	for _, kind := range []string{"ecdsa", "rsa"} {
-		if err := b.runKind(ctx, names, kind, only); err != nil {
+	for _, g := range groups {
+		var todo []workload
+		for _, w := range g.workloads {
+			if only == "" || slices.Contains(strings.Split(only, ","), w.name) {
+				todo = append(todo, w)
+			}
+		}
+		if len(g.peers) == 0 {
+			g.peers = names
+		}
+		if err := b.runGroup(ctx, g, todo); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// runKind measures the workloads of one kind of certificate.
-func (b *bench) runKind(ctx context.Context, names []string, kind, only string) error {
-	var todo []workload
-	for _, w := range workloads {
-		if w.kind == kind && (only == "" || slices.Contains(strings.Split(only, ","), w.name)) {
-			todo = append(todo, w)
-		}
-	}
+// runGroup measures workloads with the same peers.
+func (b *bench) runGroup(ctx context.Context, g group, todo []workload) error {
 	if len(todo) == 0 {
 		return nil
 	}
 	var peers []*peer
-	for _, name := range names {
-		p, err := b.startPeer(ctx, name, kind)
+	for _, name := range g.peers {
+		p, err := b.startPeer(ctx, name, g.kind)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		defer p.stop()
+		defer func() { p.stop() }()
 		peers = append(peers, p)
 	}
 	for _, w := range todo {
@@ -118,16 +121,13 @@ func (b *bench) measure(ctx context.Context, w workload, peers []*peer) error {
 			if round < 0 {
 				length = time.Second // warm-up
 			}
-			before, from := p.cpu(), time.Now()
-			n, err := w.load(ctx, b, p, length)
+			s, err := w.run(ctx, b, p, length)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			if err != nil {
 				return fmt.Errorf("%s at %s: %w", w.name, p.name, err)
 			}
-			s := sample{PerRequest: (p.cpu() - before).Seconds() * 1e6 / float64(n), Requests: float64(n) / time.Since(from).Seconds()}
-			s.Utilisation = s.PerRequest * s.Requests / 1e6
 			if round >= 0 {
 				samples[i] = append(samples[i], s)
 			}

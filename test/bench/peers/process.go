@@ -109,6 +109,8 @@ type peer struct {
 	name        string
 	version     string
 	http, https int
+	args        []string
+	log         string
 }
 
 // startPeer starts a proxy with the certificate of a kind.
@@ -129,20 +131,41 @@ func (b *bench) startPeer(ctx context.Context, name, kind string) (*peer, error)
 		}
 		p.version = "net/http, httputil.ReverseProxy"
 		args = []string{self, "-play", "reverseproxy", "-args", fmt.Sprintf("%d,%d,%d,%s", p.http, p.https, b.backend, filepath.Join(b.dir, kind))}
-	default: // a build of Portico
-		program := b.program
-		if name != "portico" {
-			program = name
+	case "caddy":
+		p.version = version("caddy", "version")
+		args = []string{"caddy", "run", "--adapter", "caddyfile", "--config", b.configure(p, kind, caddyfile, "Caddyfile")}
+	default: // a build of Portico, perhaps with many hosts
+		program, many, _ := strings.Cut(name, ":")
+		if program == "portico" {
+			program = b.program
 		}
 		p.version = version(program, "version")
-		dir := filepath.Dir(b.configure(p, kind, porticoYAML, filepath.Join(filepath.Base(name)+".d", "all.yaml")))
+		hosts, _ := strconv.Atoi(many)
+		dir := filepath.Dir(b.configure(p, kind, manyHosts(hosts)+porticoYAML, filepath.Join(filepath.Base(name)+".d", "all.yaml")))
 		args = []string{program, "serve", "-f", dir, "--local-ca=false", "--access-log=false", "--default-tls-secret=default/bench",
 			"--http-addr", fmt.Sprintf("127.0.0.1:%d", p.http), "--https-addr", fmt.Sprintf("127.0.0.1:%d", p.https),
 			"--admin-addr", "127.0.0.1:0", "--debug-addr", os.Getenv("BENCH_DEBUG_ADDR"), "--watch-without-class"}
 	}
+	p.args, p.log = args, filepath.Join(b.dir, filepath.Base(name)+".log")
 	var err error
-	p.process, err = start(ctx, proxyCore, name, filepath.Join(b.dir, filepath.Base(name)+".log"), p.https, args...)
+	p.process, err = start(ctx, proxyCore, name, p.log, p.https, args...)
 	return p, err
+}
+
+// restart has a peer begin anew.
+func (b *bench) restart(ctx context.Context, p *peer) (err error) {
+	p.stop()
+	p.process, err = start(ctx, proxyCore, p.name, p.log, p.https, p.args...)
+	return err
+}
+
+// manyHosts are Ingresses of hosts h0.bench, h1.bench and so on.
+func manyHosts(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: h%[1]d}, spec: {rules: [{host: h%[1]d.bench, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: bench, port: {number: 80}}}}]}}]}}\n---\n", i)
+	}
+	return b.String()
 }
 
 // configure fills a configuration in and returns its path.

@@ -14,18 +14,21 @@ import (
 
 // sample is one measurement.
 type sample struct {
-	PerRequest  float64 `json:"cpuMicrosPerRequest"`
-	Requests    float64 `json:"requestsPerSecond"`
-	Utilisation float64 `json:"coreUtilisation"`
+	Value       float64 `json:"value"` // in the workload's unit
+	Requests    float64 `json:"requestsPerSecond,omitempty"`
+	Utilisation float64 `json:"coreUtilisation,omitempty"`
+	P50         int     `json:"p50Micros,omitempty"`
+	P99         int     `json:"p99Micros,omitempty"`
 }
 
 // result is one row of one peer.
 type result struct {
 	Workload string   `json:"workload"`
+	Unit     string   `json:"unit"`
 	Peer     string   `json:"peer"`
 	Version  string   `json:"version"`
 	Median   sample   `json:"median"`
-	Least    float64  `json:"least"` // CPU µs per request
+	Least    float64  `json:"least"`
 	Most     float64  `json:"most"`
 	Ratio    float64  `json:"ratio"` // of the medians, to the first peer
 	Load     string   `json:"loadAverage"`
@@ -44,18 +47,27 @@ func (b *bench) report(w workload, peers []*peer, samples [][]sample) {
 	fmt.Printf("\n%s (load average %s, %d rounds)\n", w.title, average, b.rounds)
 	base := 0.0
 	for i, p := range peers {
-		of := func(s sample) float64 { return s.PerRequest }
-		r := result{Workload: w.title, Peer: p.name, Version: p.version, Load: average, Samples: samples[i]}
-		r.Median = sample{median(samples[i], of), median(samples[i], func(s sample) float64 { return s.Requests }), median(samples[i], func(s sample) float64 { return s.Utilisation })}
-		r.Least = slices.MinFunc(samples[i], func(a, b sample) int { return cmp.Compare(a.PerRequest, b.PerRequest) }).PerRequest
-		r.Most = slices.MaxFunc(samples[i], func(a, b sample) int { return cmp.Compare(a.PerRequest, b.PerRequest) }).PerRequest
-		if i == 0 {
-			base = r.Median.PerRequest
+		of := func(s sample) float64 { return s.Value }
+		r := result{Workload: w.title, Unit: w.unit, Peer: p.name, Version: p.version, Load: average, Samples: samples[i]}
+		r.Median = sample{
+			median(samples[i], of), median(samples[i], func(s sample) float64 { return s.Requests }), median(samples[i], func(s sample) float64 { return s.Utilisation }),
+			int(median(samples[i], func(s sample) float64 { return float64(s.P50) })), int(median(samples[i], func(s sample) float64 { return float64(s.P99) })),
 		}
-		r.Ratio = r.Median.PerRequest / base
+		r.Least = slices.MinFunc(samples[i], func(a, b sample) int { return cmp.Compare(a.Value, b.Value) }).Value
+		r.Most = slices.MaxFunc(samples[i], func(a, b sample) int { return cmp.Compare(a.Value, b.Value) }).Value
+		if i == 0 {
+			base = r.Median.Value
+		}
+		r.Ratio = r.Median.Value / base
 		b.results = append(b.results, r)
-		fmt.Printf("  %-14s %9.1f µs of CPU a request (%.1f to %.1f)  ratio %.2f  %8.0f requests/s at %3.0f %% of the core\n",
-			filepath.Base(p.name), r.Median.PerRequest, r.Least, r.Most, r.Ratio, r.Median.Requests, 100*r.Median.Utilisation)
+		fmt.Printf("  %-14s %9.1f %s (%.1f to %.1f)  ratio %.2f", filepath.Base(p.name), r.Median.Value, w.unit, r.Least, r.Most, r.Ratio)
+		if r.Median.Requests > 0 {
+			fmt.Printf("  %8.0f requests/s at %3.0f %% of the core", r.Median.Requests, 100*r.Median.Utilisation)
+		}
+		if r.Median.P50 > 0 {
+			fmt.Printf("  p50 %d µs, p99 %d µs", r.Median.P50, r.Median.P99)
+		}
+		fmt.Println()
 	}
 }
 

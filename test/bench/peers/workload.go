@@ -25,29 +25,66 @@ var (
 	haproxyCfg string
 	//go:embed portico.yaml
 	porticoYAML string
+	//go:embed Caddyfile
+	caddyfile string
 	//go:embed upload.lua
 	uploadLua string
 )
 
-// workload is one row of the table. load asks for as much as it can in a time,
-// and returns how many requests were answered.
+// workload is one row of the table.
 type workload struct {
 	name, title string
-	kind        string // of certificate
-	load        func(ctx context.Context, b *bench, p *peer, length time.Duration) (int, error)
+	unit        string
+	run         func(ctx context.Context, b *bench, p *peer, length time.Duration) (sample, error)
 }
 
-var workloads = []workload{
-	{"get", "small GET, h1 keep-alive, plaintext", "ecdsa", wrk("http", "/", 64, "")},
-	{"get-tls", "the same over TLS 1.3", "ecdsa", wrk("https", "/", 64, "")},
-	{"h2", "h2 over TLS, 64 × 10 streams", "ecdsa", h2load},
-	{"handshake", "new TLS connection per request, ECDSA full", "ecdsa", handshakes(false)},
-	{"resumed", "new TLS connection per request, ECDSA resumed", "ecdsa", handshakes(true)},
-	{"download", "1 MiB download, plaintext", "ecdsa", wrk("http", "/bytes/1048576", 16, "")},
-	{"download-tls", "1 MiB download, TLS", "ecdsa", wrk("https", "/bytes/1048576", 16, "")},
-	{"upload", "1 MiB upload, plaintext", "ecdsa", wrk("http", "/", 16, "upload.lua")},
-	{"upload-tls", "1 MiB upload, TLS", "ecdsa", wrk("https", "/", 16, "upload.lua")},
-	{"handshake-rsa", "new TLS connection per request, RSA-2048 full", "rsa", handshakes(false)},
+// group is workloads that the same processes are measured with.
+type group struct {
+	kind      string   // of certificate
+	peers     []string // nil: those that were asked for
+	workloads []workload
+}
+
+const cpuUnit = "µs of CPU a request"
+
+var groups = []group{
+	{kind: "ecdsa", workloads: []workload{
+		{"get", "small GET, h1 keep-alive, plaintext", cpuUnit, cpu(wrk("http", "/", 64))},
+		{"get-tls", "the same over TLS 1.3", cpuUnit, cpu(wrk("https", "/", 64))},
+		{"h2", "h2 over TLS, 64 × 10 streams", cpuUnit, cpu(h2load)},
+		{"handshake", "new TLS connection per request, ECDSA full", cpuUnit, cpu(handshakes(false))},
+		{"resumed", "new TLS connection per request, ECDSA resumed", cpuUnit, cpu(handshakes(true))},
+		{"download", "1 MiB download, plaintext", cpuUnit, cpu(wrk("http", "/bytes/1048576", 16))},
+		{"download-tls", "1 MiB download, TLS", cpuUnit, cpu(wrk("https", "/bytes/1048576", 16))},
+		{"upload", "1 MiB upload, plaintext", cpuUnit, cpu(wrk("http", "/", 16, "-s", "upload.lua"))},
+		{"upload-tls", "1 MiB upload, TLS", cpuUnit, cpu(wrk("https", "/", 16, "-s", "upload.lua"))},
+		{"open", "small GET over TLS, 12,800 a second, open loop", cpuUnit, openLoop},
+		{"idle", "memory per idle TLS connection, after a request", "KiB", idle},
+	}},
+	{kind: "rsa", workloads: []workload{
+		{"handshake-rsa", "new TLS connection per request, RSA-2048 full", cpuUnit, cpu(handshakes(false))},
+	}},
+	{kind: "ecdsa", peers: []string{"portico:1", "portico:10000"}, workloads: []workload{
+		{"hosts", "small GET, one host and 10,000", cpuUnit, cpu(wrk("http", "/", 64, "-H", "Host: h0.bench"))},
+	}},
+}
+
+// load asks for as much as it can in a time, and returns how many requests were
+// answered.
+type load func(ctx context.Context, b *bench, p *peer, length time.Duration) (int, error)
+
+// cpu measures what requests cost.
+func cpu(l load) func(context.Context, *bench, *peer, time.Duration) (sample, error) {
+	return func(ctx context.Context, b *bench, p *peer, length time.Duration) (sample, error) {
+		before, from := p.cpu(), time.Now()
+		n, err := l(ctx, b, p, length)
+		if err != nil {
+			return sample{}, err
+		}
+		s := sample{Value: (p.cpu() - before).Seconds() * 1e6 / float64(n), Requests: float64(n) / time.Since(from).Seconds()}
+		s.Utilisation = s.Value * s.Requests / 1e6
+		return s, nil
+	}
 }
 
 func (p *peer) url(scheme, path string) string {
@@ -64,17 +101,15 @@ var (
 	h2Done    = regexp.MustCompile(`(\d+) succeeded, (\d+) failed, (\d+) errored`)
 )
 
-func wrk(scheme, path string, connections int, script string) func(context.Context, *bench, *peer, time.Duration) (int, error) {
+func wrk(scheme, path string, connections int, more ...string) load {
 	return func(ctx context.Context, b *bench, p *peer, length time.Duration) (int, error) {
 		args := []string{"-c", loadCore, "wrk", "-t1", "-c" + strconv.Itoa(connections), "-d" + strconv.Itoa(int(length.Seconds())) + "s", "--timeout", "20s"}
-		if script != "" {
-			file := filepath.Join(b.dir, script)
-			if err := os.WriteFile(file, []byte(uploadLua), 0o600); err != nil {
-				return 0, err
-			}
-			args = append(args, "-s", file)
+		if err := os.WriteFile(filepath.Join(b.dir, "upload.lua"), []byte(uploadLua), 0o600); err != nil {
+			return 0, err
 		}
-		out, err := exec.CommandContext(ctx, "taskset", append(args, p.url(scheme, path))...).CombinedOutput()
+		cmd := exec.CommandContext(ctx, "taskset", append(append(args, more...), p.url(scheme, path))...)
+		cmd.Dir = b.dir
+		out, err := cmd.CombinedOutput()
 		m := wrkDone.FindSubmatch(out)
 		if err != nil || m == nil || wrkFailed.Match(out) {
 			return 0, fmt.Errorf("wrk: %v\n%s", err, out)
@@ -94,7 +129,7 @@ func h2load(ctx context.Context, _ *bench, p *peer, length time.Duration) (int, 
 }
 
 // handshakes makes a connection for each request.
-func handshakes(resumed bool) func(context.Context, *bench, *peer, time.Duration) (int, error) {
+func handshakes(resumed bool) load {
 	return func(ctx context.Context, _ *bench, p *peer, length time.Duration) (int, error) {
 		ctx, cancel := context.WithTimeout(ctx, length)
 		defer cancel()

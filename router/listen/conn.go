@@ -48,6 +48,25 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, t *TLS) {
 	s.opts.Handler.ServeConn(ctx, conn, info)
 }
 
+// shakeHands has the handshake done by a goroutine of its own, whose stack goes with
+// it: it needs twice of what a connection needs afterwards, and most connections
+// are idle most of the time. When ctx ends the connection is closed: crypto/tls need
+// not watch it with yet another goroutine.
+func (s *Server) shakeHands(ctx context.Context, c *tls.Conn) error {
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("panic in a TLS handshake")
+		defer func() {
+			if v := recover(); v != nil {
+				s.opts.Log.Error(nil, "panic while accepting a connection", "panic", v, "stack", string(debug.Stack()))
+			}
+			done <- err
+		}()
+		err = c.HandshakeContext(context.WithoutCancel(ctx))
+	}()
+	return <-done
+}
+
 // closeTLS says goodbye (close_notify) without waiting for a peer that does not
 // read.
 func closeTLS(c *tls.Conn) {
@@ -88,9 +107,13 @@ func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
 
 func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *view.Conn) (*tls.Conn, error) {
 	tlsConn := tls.Server(conn, t.Config)
-	ctx, cancel := context.WithTimeout(ctx, s.opts.HandshakeTimeout)
-	defer cancel()
-	if err := tlsConn.HandshakeContext(ctx); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(s.opts.HandshakeTimeout)); err != nil {
+		return nil, err
+	}
+	if err := s.shakeHands(ctx, tlsConn); err != nil {
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
 	state := tlsConn.ConnectionState()

@@ -44,11 +44,9 @@ func (c *Controller) Managed() []Managed {
 	now := c.opts.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	held := make(map[string]time.Time)
+	held := new(acme.Holds)
 	for _, r := range c.records {
-		if until := r.Held(now); until.After(held[r.Issuer]) {
-			held[r.Issuer] = until
-		}
+		held.Add(r.Record, now, now)
 	}
 	out := make([]Managed, 0, len(c.plan.entries))
 	for _, e := range c.plan.entries {
@@ -58,8 +56,8 @@ func (c *Controller) Managed() []Managed {
 	return out
 }
 
-// describe is called with mu held; held says until when issuers are left alone.
-func (c *Controller) describe(e entry, held map[string]time.Time, now time.Time) Managed {
+// describe is called with mu held; held says which directories are left alone.
+func (c *Controller) describe(e entry, held *acme.Holds, now time.Time) Managed {
 	m := Managed{Ingress: e.origin.Ref.Namespace + "/" + e.origin.Ref.Name, Field: e.field, Secret: e.secret,
 		Names: e.wanted.Names, Refused: e.refused, Unwritten: c.unsaved[e.secret]}
 	if e.wanted.Issuer != nil {
@@ -81,7 +79,7 @@ func (c *Controller) describe(e entry, held map[string]time.Time, now time.Time)
 	}
 	if e.managed() {
 		facts := acme.FactsOf(r.Record, e.wanted, now)
-		facts.Held = held[e.wanted.Issuer.Name]
+		facts.Held = held.Until(e.wanted, r.Record)
 		next := acme.Next(facts)
 		m.Next, m.NextWhy = next.At, next.Why
 	}

@@ -84,7 +84,7 @@ func (c *client) obtain(ctx context.Context, csr *x509.CertificateRequest, chall
 func (c *client) issue(ctx context.Context, csr *x509.CertificateRequest, at seatKey) ([]byte, error) {
 	s, err := c.take(ctx, csr.DNSNames, at)
 	if err != nil {
-		return nil, err
+		return nil, c.said(at, classify(err))
 	}
 	defer c.give(at, s)
 	s.heard.reset()
@@ -96,9 +96,15 @@ func (c *client) issue(ctx context.Context, csr *x509.CertificateRequest, at sea
 		f := classify(err)
 		f.retryAfter = s.heard.retryAfter()
 		f.wide = wide(f, err, csr.DNSNames)
-		return nil, f
+		return nil, c.said(at, f)
 	}
 	return issued.Certificate, nil
+}
+
+// said marks a failure as one of a directory.
+func (c *client) said(at seatKey, f *failure) *failure {
+	f.account = c.issuer.account(at.directory)
+	return f
 }
 
 // forgotten is what certmagic says after it has registered anew an account that

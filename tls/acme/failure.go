@@ -33,6 +33,7 @@ type failure struct {
 	reason     Reason
 	message    string
 	host       string // whose validation failed; "" if unknown
+	account    string // that was asked; "": that at the issuer's directory
 	retryAfter time.Time
 	wide       bool // it is about the account or the address, not about the names
 }

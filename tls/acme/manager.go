@@ -317,7 +317,7 @@ func (m *Manager) plan(now time.Time) []planned {
 		}
 		f := FactsOf(m.records[id], w, now)
 		f.Started, f.Jumped, f.Limited = m.started, m.jumped, limited(failed, w.Names)
-		f.Held = held[w.Issuer.Name]
+		f.Held = held.Until(w, m.records[id])
 		plan = append(plan, planned{w, Next(f)})
 	}
 	slices.SortFunc(plan, func(a, b planned) int { return a.action.At.Compare(b.action.At) })
@@ -357,14 +357,11 @@ func (m *Manager) failedValidations(now time.Time) map[string][]time.Time {
 	return failed
 }
 
-// held returns until when issuers are left alone, whichever certificate it was
-// that they had enough of. Called with mu held.
-func (m *Manager) held(now time.Time) map[string]time.Time {
-	held := make(map[string]time.Time)
+// held returns which directories are left alone. Called with mu held.
+func (m *Manager) held(now time.Time) *Holds {
+	held := new(Holds)
 	for _, r := range m.records {
-		if until := r.Failures.held(now, m.started); until.After(held[r.Issuer]) {
-			held[r.Issuer] = until
-		}
+		held.Add(r, now, m.started)
 	}
 	return held
 }
@@ -420,9 +417,9 @@ func (m *Manager) note(id string, err error) {
 	}
 	r = r.clone()
 	known, now := r.Failures, m.opts.Now()
-	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error()}, nil, now)
+	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error(), account: w.Issuer.account(w.Issuer.Directory)}, nil, now)
 	if known.RetryAfter.After(now) { // what the CA has said still holds
-		r.Failures.RetryAfter, r.Failures.Wide = known.RetryAfter, known.Wide
+		r.Failures.Account, r.Failures.RetryAfter, r.Failures.Wide = known.Account, known.RetryAfter, known.Wide
 	}
 	m.records[id] = r.finish()
 	m.mu.Unlock()

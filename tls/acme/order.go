@@ -147,7 +147,7 @@ func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byt
 		// account, nor if it has forgotten the certificate.
 		replaces = nil
 	}
-	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), replaces, r.Leaf() == nil)
+	return o.client.obtain(ctx, csr, o.wanted.Issuer.challenge(r.Names, r.Failures.Count), replaces, first(r))
 }
 
 // sign has a CA of our own issue the certificate.
@@ -266,6 +266,9 @@ func (o *order) failed(ctx context.Context, r *Record, f *failure) error {
 	defer cancel()
 	now := o.m.opts.Now()
 	r.Order = nil
+	if f.account == "" {
+		f.account = o.wanted.Issuer.account(o.wanted.Issuer.Directory)
+	}
 	r.Failures.add(f, r.Names, now)
 	next := Next(FactsOf(r, o.wanted, now))
 	o.m.opts.Log.Warn("a certificate was not issued", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer),
@@ -313,7 +316,7 @@ func (n *Failures) add(f *failure, names []string, now time.Time) {
 	if n.Count++; n.Reason != f.reason {
 		n.First, n.Told = now, time.Time{}
 	}
-	n.Last, n.Reason, n.Message, n.RetryAfter, n.Wide = now, f.reason, f.message, f.retryAfter, f.wide
+	n.Last, n.Reason, n.Message, n.Account, n.RetryAfter, n.Wide = now, f.reason, f.message, f.account, f.retryAfter, f.wide
 	n.Validations = n.recent(now)
 	if f.reason != ReasonValidation {
 		return

@@ -74,10 +74,13 @@ type Failures struct {
 	Reason Reason    `json:"reason"`
 	// Message has the CA's own words.
 	Message string `json:"message"`
+	// Account names the account, and so the directory, that was asked: what it
+	// said does not mean another one.
+	Account string `json:"account,omitempty"`
 	// RetryAfter is until when the CA does not want to be asked again.
 	RetryAfter time.Time `json:"retryAfter,omitzero"`
 	// Wide tells that the CA has had enough of the account or of us, not of
-	// these names: nothing is ordered from the issuer before the next attempt
+	// these names: nothing is ordered by this account before the next attempt
 	// with this certificate.
 	Wide bool `json:"wide,omitempty"`
 	// First is when an attempt first failed for this reason, and Told when that
@@ -108,10 +111,6 @@ func (r *Record) Leaf() *x509.Certificate {
 // knownTo reports whether an issuer's server may know the certificate: its
 // directory may have been configured anew since.
 func (r *Record) knownTo(i *Issuer) bool { return r.Directory == "" || r.Directory == i.Directory }
-
-// Held returns until when nothing is ordered from the record's issuer, because it
-// has had enough of us; zero: it has not.
-func (r *Record) Held(now time.Time) time.Time { return r.Failures.held(now, now) }
 
 // finish makes a record ready to be shared: nobody writes to it again.
 func (r *Record) finish() *Record {

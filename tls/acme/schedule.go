@@ -25,7 +25,8 @@ type Facts struct {
 	Hasty int
 	// Limited is until when a host has had its share of failed validations.
 	Limited time.Time
-	// Held is until when the issuer wants no orders at all.
+	// Held is until when a directory that has to be asked wants no orders at
+	// all.
 	Held time.Time
 	// Started is since when somebody looks: what was due before is spread,
 	// and does not begin at once everywhere.

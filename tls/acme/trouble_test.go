@@ -55,14 +55,14 @@ func TestNoteKeepsHold(t *testing.T) {
 	w := want(ownIssuer("le"), "a.example")
 	r := w.record()
 	until := time.Now().Add(3 * time.Hour)
-	r.Failures = Failures{Count: 1, Last: time.Now(), Reason: ReasonRateLimited, RetryAfter: until, Wide: true}
+	r.Failures = Failures{Count: 1, Last: time.Now(), Reason: ReasonRateLimited, RetryAfter: until, Wide: true, Account: w.Issuer.account(w.Issuer.Directory)}
 	o.reset([]*Record{r})
 	defer o.close()
 	o.Want([]Wanted{w})
 	o.note(w.ID(), errors.New("no space"))
 	o.Manager.mu.Lock()
 	defer o.Manager.mu.Unlock()
-	if held := o.held(time.Now())["le"]; held.Before(until) {
+	if held := o.held(time.Now()).Until(w, nil); held.Before(until) {
 		t.Errorf("held until %s, want %s", held, until)
 	}
 }

@@ -1,6 +1,9 @@
 package acme
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Holds say until when ACME servers want no orders from us, whichever certificate
 // it was that they had enough of. The zero value holds nothing. Not safe for
@@ -62,4 +65,15 @@ func (i *Issuer) accounts(first bool) []string {
 		return []string{i.account(i.Staging), i.account(i.Directory)}
 	}
 	return []string{i.account(i.Directory)}
+}
+
+// failures are those of a record that tell something of the next attempt. What
+// another account or directory said before the issuer was changed tells nothing;
+// the failed validations of hosts stay.
+func (w Wanted) failures(r *Record) Failures {
+	n := r.Failures
+	if n.Count == 0 || slices.Contains(w.Issuer.accounts(first(r)), n.Account) {
+		return n
+	}
+	return Failures{Validations: n.Validations}
 }

@@ -2,6 +2,7 @@ package acme
 
 import (
 	"crypto/x509"
+	"errors"
 	"net/http"
 	"testing"
 	"time"
@@ -69,5 +70,74 @@ func TestDirectoryInTrouble(t *testing.T) {
 	}
 	if until := held.Until(want(&Issuer{Name: "other", Directory: i.Directory}, "b.example"), nil); !until.IsZero() {
 		t.Errorf("another issuer waits until %s", until)
+	}
+}
+
+// TestAnotherAccount: with another directory, address or binding, what the last
+// one said holds up nothing, also where it was said of these names alone.
+func TestAnotherAccount(t *testing.T) {
+	was := ownIssuer("le")
+	was.Directory, was.Email, was.EAB = "https://ca.example/dir", "a@example.com", &EAB{"kid", "mac"}
+	now := time.Now()
+	r := want(was, "a.example").record()
+	r.Failures = Failures{Count: 9, Last: now, Reason: ReasonRefused, RetryAfter: now.Add(3 * time.Hour), Wide: true, Account: was.account(was.Directory),
+		Validations: map[string][]time.Time{"a.example": {now}}}
+	for name, c := range map[string]struct {
+		change func(*Issuer)
+		waits  bool
+	}{
+		"the same":         {func(*Issuer) {}, true},
+		"another timeout":  {func(i *Issuer) { i.Timeout = time.Hour }, true},
+		"a test directory": {func(i *Issuer) { i.Staging = "https://ca.example/staging" }, true},
+		"directory":        {func(i *Issuer) { i.Directory = "https://other.example/dir" }, false},
+		"address":          {func(i *Issuer) { i.Email = "b@example.com" }, false},
+		"binding":          {func(i *Issuer) { i.EAB = &EAB{"other", "mac"} }, false},
+		"key of a binding": {func(i *Issuer) { i.EAB = &EAB{"kid", "right"} }, false},
+		"no binding":       {func(i *Issuer) { i.EAB = nil }, false},
+	} {
+		i := *was
+		c.change(&i)
+		o := newOffice(t)
+		o.reset([]*Record{r})
+		w, other := want(&i, "a.example"), want(&i, "b.example")
+		o.Want([]Wanted{w, other})
+		o.Manager.mu.Lock()
+		for _, p := range o.plan(now) {
+			if waits := p.action.At.After(now.Add(time.Minute)); waits != c.waits {
+				t.Errorf("%s: %v is ordered in %s", name, p.wanted.Names, p.action.At.Sub(now))
+			}
+		}
+		o.Manager.mu.Unlock()
+		o.note(w.ID(), errors.New("no space"))
+		if n := o.record(w).Failures; n.Wide != c.waits || (n.Count == 10) != c.waits || len(n.Validations) != 1 {
+			t.Errorf("%s: after another failure %+v", name, n)
+		}
+		o.close()
+	}
+}
+
+// TestHoldOutlivesWish: what a CA has said of the account holds, also when nobody
+// wants the certificate any more for which it was said.
+func TestHoldOutlivesWish(t *testing.T) {
+	i := ownIssuer("le")
+	i.Directory = "https://ca.example/dir"
+	var ahead time.Duration
+	o := newOffice(t, func(o *Options) { o.Now = func() time.Time { return time.Now().Add(ahead) } })
+	r := want(i, "a.example").record()
+	r.Failures = Failures{Count: 1, Last: time.Now(), Reason: ReasonRateLimited, RetryAfter: time.Now().Add(3 * day), Wide: true, Account: i.account(i.Directory)}
+	if err := o.storage.PutRecord(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	o.reset([]*Record{r})
+	defer o.close()
+	for _, c := range []struct {
+		ahead time.Duration
+		left  int
+	}{{0, 1}, {2 * day, 1}, {4 * day, 0}} {
+		ahead = c.ahead
+		o.sweep(t.Context())
+		if list, err := o.storage.Records(t.Context()); err != nil || len(list) != c.left {
+			t.Errorf("%v later there are %d records, %v", c.ahead, len(list), err)
+		}
 	}
 }

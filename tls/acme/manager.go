@@ -329,7 +329,7 @@ func FactsOf(r *Record, w Wanted, now time.Time) Facts {
 	f := Facts{ID: w.ID(), Now: now, Asks: !w.Issuer.Internal()}
 	leaf := w.Have
 	if r != nil {
-		f.Failures, f.Renewal = r.Failures, r.Renewal
+		f.Failures, f.Renewal = w.failures(r), r.Renewal
 		if own := r.Leaf(); own != nil {
 			leaf = own
 			f.Issued, f.Hasty = r.Issued, r.Hasty
@@ -416,7 +416,8 @@ func (m *Manager) note(id string, err error) {
 		r = w.record()
 	}
 	r = r.clone()
-	known, now := r.Failures, m.opts.Now()
+	known, now := w.failures(r), m.opts.Now()
+	r.Failures = known
 	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error(), account: w.Issuer.account(w.Issuer.Directory)}, nil, now)
 	if known.RetryAfter.After(now) { // what the CA has said still holds
 		r.Failures.Account, r.Failures.RetryAfter, r.Failures.Wide = known.Account, known.RetryAfter, known.Wide
@@ -506,7 +507,7 @@ func (m *Manager) sweep(ctx context.Context) {
 	m.swept = now
 	var old []*Record
 	for id, r := range m.records {
-		if _, ok := m.wanted[id]; !ok && !first && useless(r, now) {
+		if _, ok := m.wanted[id]; !ok && !first && useless(r, now, m.started) {
 			old = append(old, r)
 		}
 	}
@@ -546,8 +547,12 @@ func (m *Manager) forgetTokens(ctx context.Context, now time.Time) {
 	}
 }
 
-// useless reports whether nothing is lost with a record.
-func useless(r *Record, now time.Time) bool {
+// useless reports whether nothing is lost with a record: neither a certificate nor
+// what a CA that wants to be left alone has said.
+func useless(r *Record, now, started time.Time) bool {
+	if now.Before(r.Failures.held(now, started)) {
+		return false
+	}
 	if leaf := r.Leaf(); leaf != nil {
 		return now.After(leaf.NotAfter.Add(keepUnwanted))
 	}

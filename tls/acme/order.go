@@ -68,6 +68,7 @@ func (o *order) place(ctx context.Context) error {
 		}
 		return nil
 	}
+	r.Failures = o.wanted.failures(r)
 	key, err := o.prepare(held, r)
 	if err != nil {
 		return err

@@ -56,7 +56,8 @@ type Options struct {
 	// Identity names this process in records.
 	Identity string
 	// InFlight bounds the orders in flight at each issuer, and the questions
-	// when to renew, so that one that is slow holds up no other; 0: 8.
+	// when to renew, so that one that is slow holds up no other; 0: 8. Owners
+	// take turns in it.
 	InFlight int
 	// AskTimeout bounds the question when to renew; 0: 30 s.
 	AskTimeout time.Duration
@@ -259,22 +260,22 @@ func (m *Manager) begin(ctx context.Context, orders *sync.WaitGroup) time.Durati
 	}
 	now := m.opts.Now()
 	plan := m.plan(now)
-	inFlight := make(map[lane]int)
-	for _, b := range m.busy {
-		inFlight[b.lane()]++
+	due := slices.IndexFunc(plan, func(p planned) bool { return p.action.At.After(now) })
+	next := look
+	if due < 0 {
+		due = len(plan)
+	} else {
+		next = min(plan[due].action.At.Sub(now), look)
 	}
-	for _, p := range plan {
-		if left := p.action.At.Sub(now); left > 0 {
-			return min(left, look)
+	newLanes(plan[:due], m.busy).begin(m.opts.InFlight, func(p planned) bool {
+		if m.overlaps(p) {
+			return false // each that ends wakes us
 		}
-		if inFlight[p.lane()] >= m.opts.InFlight || m.overlaps(p) {
-			continue // each that ends wakes us
-		}
-		inFlight[p.lane()]++
-		m.busy[p.wanted.ID()] = p
+		m.busy[p.id] = p
 		orders.Go(func() { m.act(ctx, p.wanted, p.action) })
-	}
-	return look
+		return true
+	})
+	return next
 }
 
 // overlaps reports whether one of the names is being ordered already: a host has
@@ -292,20 +293,6 @@ func (m *Manager) overlaps(p planned) bool {
 	return false
 }
 
-// planned is what to do for one certificate.
-type planned struct {
-	wanted Wanted
-	action Action
-}
-
-// lane is what waits for each other: orders, and questions, at one issuer.
-type lane struct {
-	issuer string
-	kind   Kind
-}
-
-func (p planned) lane() lane { return lane{p.wanted.Issuer.Name, p.action.Kind} }
-
 // plan returns what to do for everything that is wanted and not busy, in the
 // order in which it is due. Called with mu held.
 func (m *Manager) plan(now time.Time) []planned {
@@ -318,9 +305,9 @@ func (m *Manager) plan(now time.Time) []planned {
 		f := FactsOf(m.records[id], w, now)
 		f.Started, f.Jumped, f.Limited = m.started, m.jumped, limited(failed, w.Names)
 		f.Held = held.Until(w, m.records[id])
-		plan = append(plan, planned{w, Next(f)})
+		plan = append(plan, planned{id, w, Next(f), f.Failures.Last})
 	}
-	slices.SortFunc(plan, func(a, b planned) int { return a.action.At.Compare(b.action.At) })
+	slices.SortFunc(plan, planned.before)
 	return plan
 }
 

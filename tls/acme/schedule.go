@@ -67,7 +67,11 @@ const (
 // times that a wrong clock showed.
 func Next(f Facts) Action {
 	if f.NotAfter.IsZero() {
-		return Action{PlaceOrder, latest(f.Now, f.retry(0), f.Limited, f.Held), f.because("there is no certificate yet")}
+		since := f.Now
+		if !f.Started.IsZero() && f.Started.Before(f.Now) {
+			since = f.Started // not after what has failed since
+		}
+		return Action{PlaceOrder, latest(since, f.retry(0), f.Limited, f.Held), f.because("there is no certificate yet")}
 	}
 	life := f.NotAfter.Sub(f.NotBefore)
 	due, why := f.due(life)

@@ -102,7 +102,9 @@ func words(p acmelib.Problem) string {
 
 // wide reports whether a CA has had enough of the account, of our address or of
 // everybody, so that orders for other names fare no better. ACME has no word for
-// that: what names a host, or a domain above it, is about names (RFC 8555 §6.7).
+// that (RFC 8555 §6.6). What names a host, or a domain above it, is about names;
+// so is what speaks of none of the former, since only these names then wait in
+// vain. Who says nothing but Retry-After means everybody.
 func wide(f *failure, err error, names []string) bool {
 	if f.reason == ReasonUnavailable {
 		return !f.retryAfter.IsZero()
@@ -114,10 +116,16 @@ func wide(f *failure, err error, names []string) bool {
 	if slices.ContainsFunc(p.Subproblems, func(s acmelib.Subproblem) bool { return s.Identifier.Value != "" }) {
 		return false
 	}
-	text := strings.ToLower(links.ReplaceAllString(p.Detail, ""))
-	return !strings.Contains(text, "set of identifiers") && !strings.Contains(text, "set of domains") &&
-		!slices.ContainsFunc(names, func(name string) bool { return mentions(text, name) })
+	text := strings.ToLower(strings.TrimSpace(links.ReplaceAllString(p.Detail, "")))
+	if text == "" {
+		return p.Status == http.StatusTooManyRequests && !f.retryAfter.IsZero()
+	}
+	return ofAccount.MatchString(text) && !slices.ContainsFunc(names, func(name string) bool { return mentions(text, name) })
 }
+
+// ofAccount finds, in lower case, that a text is about an account or an address, or
+// that the CA is busy. "Error creating new order :: " begins texts about anything.
+var ofAccount = regexp.MustCompile(`\b(accounts?|orders|registrations?|ip|busy)\b`)
 
 // links are to a CA's own pages, whose names say nothing.
 var links = regexp.MustCompile(`https?://\S+`)

@@ -61,16 +61,30 @@ func TestWide(t *testing.T) {
 		after time.Time
 		want  bool
 	}{
+		// The account, the address, everybody.
 		{limited("too many new orders (300) from this account in the last 3h0m0s, retry after 2026-03-01 00:00:00 UTC: see https://ca.b.example/docs"), later, true},
-		{limited("too many new registrations (10) from this IP address in the last 3h0m0s"), time.Time{}, true},
+		{limited("Error creating new order :: too many new orders recently: see https://letsencrypt.org/docs/rate-limits/"), later, true},
+		{limited("too many new registrations (10) from this IP address in the last 3h0m0s, retry after 2026-03-01 00:00:00 UTC"), time.Time{}, true},
+		{limited("too many new registrations (500) from this /48 subnet of IPv6 addresses in the last 3h0m0s, retry after 2026-03-01 00:00:00 UTC"), later, true},
+		{limited("Error creating new account :: too many registrations for this IP: see https://letsencrypt.org/docs/too-many-registrations-for-this-ip/"), later, true},
 		{limited("Service busy; retry later."), later, true},
-		{limited(`too many failed authorizations (5) for "a.b.example" in the last 1h0m0s`), later, false},
-		{limited(`too many certificates (50) already issued for "b.example" in the last 168h0m0s`), later, false},
-		{limited("too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s"), later, false},
-		{limited("enough", acmelib.Subproblem{Identifier: acmelib.Identifier{Value: "a.b.example"}}), later, false},
+		{limited(""), later, true},
+		{limited(""), time.Time{}, false},
 		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 503}, later, true},
 		{acmelib.Problem{Type: acmelib.ProblemTypeServerInternal, Status: 503}, time.Time{}, false},
 		{errors.New("HTTP 429: too many requests"), later, true},
+		// Names that are said.
+		{limited(`too many failed authorizations (5) for "a.b.example" in the last 1h0m0s, retry after 2026-03-01 00:00:00 UTC: see https://letsencrypt.org/docs/rate-limits/#authorization-failures-per-hostname-per-account`), later, false},
+		{limited(`too many certificates (50) already issued for "b.example" in the last 168h0m0s, retry after 2026-03-01 00:00:00 UTC`), later, false},
+		{limited("Error creating new order :: too many certificates already issued for: b.example: see https://letsencrypt.org/docs/rate-limits/"), later, false},
+		{limited("Your account is temporarily prevented from requesting certificates for a.b.example and possibly others. Please visit: https://portal.letsencrypt.org/x"), later, false},
+		{limited("too many orders", acmelib.Subproblem{Identifier: acmelib.Identifier{Value: "a.b.example"}}), later, false},
+		// Names that are not said.
+		{limited("too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, retry after 2026-03-01 00:00:00 UTC: see https://letsencrypt.org/docs/rate-limits/#new-certificates-per-exact-set-of-identifiers"), later, false},
+		{limited("Error creating new order :: too many certificates (5) already issued for this exact set of domains in the last 168 hours"), later, false},
+		{limited("Error creating new order :: too many failed authorizations recently: see https://letsencrypt.org/docs/failed-validation-limit/"), later, false},
+		{limited("too many certificates already issued for registered domain"), later, false},
+		{limited("see https://letsencrypt.org/docs/account-limits/"), later, false},
 		{acmelib.Problem{Type: acmelib.ProblemTypeNamespace + "rejectedIdentifier", Status: 400}, later, false},
 	} {
 		f := classify(c.err)

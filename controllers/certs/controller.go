@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -273,7 +272,7 @@ func (c *Controller) SecretDelivered(s *corev1.Secret, cert *certstore.Certifica
 	ref := certstore.SecretRef{Namespace: s.Namespace, Name: s.Name}
 	state := secretState{phase: present, managed: s.Labels[ManagedLabel] == "true", cert: cert}
 	state.issuer, state.written = s.Annotations[issuedBy]
-	state.sequence, _ = strconv.ParseInt(s.Annotations[issuedAs], 10, 64) // 0: it is not known
+	state.sequence = parseSequence(s.Annotations[issuedAs])
 	c.setSecret(ref, state, s)
 }
 

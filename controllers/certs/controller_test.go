@@ -335,6 +335,25 @@ func TestShorterReplacement(t *testing.T) {
 	}
 }
 
+// TestLostStorage: where the storage was lost, and a Secret of ours is from a time
+// when a clock was ahead, the next certificate is written all the same.
+func TestLostStorage(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	now := time.Now()
+	was := recorded(t, "own", now.Add(400*24*time.Hour).Unix(), now.Add(-220*time.Second), now.Add(80*time.Second), "a.example") // it is due
+	w.put(newTLSSecret(tlsRef, was))
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("the next is written", func() bool { return string(w.secret(tlsRef).Data[corev1.TLSCertKey]) != string(was.Chain) })
+	if got := parseSequence(w.secret(tlsRef).Annotations[issuedAs]); got != was.Sequence+1 {
+		t.Errorf("sequence %d after %d", got, was.Sequence)
+	}
+	for text, want := range map[string]int64{"7": 7, "": 0, "x": 0, "-1": 0, "9223372036854775807": 0} {
+		if got := parseSequence(text); got != want {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+}
+
 // TestBetter: which of two certificates is served, that of the Secret or that of
 // the storage.
 func TestBetter(t *testing.T) {

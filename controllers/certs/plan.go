@@ -246,7 +246,7 @@ func (p *planner) entry(ing *networkingv1.Ingress, origin router.Origin, issuer 
 		e.refused = without
 	case e.managed():
 		p.taken[e.secret] = e.wanted.ID()
-		e.wanted.Have = e.have()
+		e.wanted.Have, e.wanted.Sequence = e.have(), e.state.sequence
 	}
 	p.plan.entries = append(p.plan.entries, e)
 }

@@ -161,6 +161,19 @@ func renewed(was *corev1.Secret, r *acme.Record) *corev1.Secret {
 
 func sequence(r *acme.Record) string { return strconv.FormatInt(r.Sequence, 10) }
 
+// maxSequence is beyond every clock's time in Unix seconds (year 9999): others can
+// write what they like into an annotation.
+const maxSequence = 253402300799
+
+// parseSequence reads what sequence wrote; 0: it did not.
+func parseSequence(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 || n > maxSequence {
+		return 0
+	}
+	return n
+}
+
 // withCA puts what clients should trust beside a certificate of a CA of our own,
 // under the name that they look for; there is none otherwise.
 func withCA(data map[string][]byte, roots []byte) map[string][]byte {

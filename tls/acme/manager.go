@@ -22,6 +22,9 @@ type Wanted struct {
 	// Have is a certificate for the names that is served although there is
 	// no record of it: one that was handed over. May be nil.
 	Have *x509.Certificate
+	// Sequence is that of a certificate that we have written where it is
+	// wanted, whether or not there is a record of it; 0: there is none.
+	Sequence int64
 }
 
 // ID is that of its record.
@@ -137,7 +140,7 @@ func (m *Manager) Want(list []Wanted) {
 	m.wanted = make(map[string]Wanted, len(list))
 	for _, w := range list {
 		if other, twice := m.wanted[w.ID()]; twice {
-			w.Have = sooner(w.Have, other.Have)
+			w.Have, w.Sequence = sooner(w.Have, other.Have), max(w.Sequence, other.Sequence)
 		}
 		m.wanted[w.ID()] = w
 	}

@@ -224,7 +224,7 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 	r.Chain = append(r.Chain, '\n')
 	r.Directory, r.Roots, r.Order, r.Renewal = o.wanted.Issuer.Directory, o.roots, nil, nil
 	r.Failures = Failures{Validations: r.Failures.recent(now)}
-	r.Issued, r.Sequence = now, max(r.Sequence+1, now.Unix())
+	r.Issued, r.Sequence = now, max(r.Sequence+1, o.wanted.Sequence+1, now.Unix())
 	hasty := FactsOf(r, o.wanted, now).hasty(now)
 	if r.Hasty++; !hasty && !before.wasHasty() {
 		r.Hasty = 0

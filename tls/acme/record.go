@@ -29,8 +29,8 @@ type Record struct {
 	// Issued is when Chain came, by the clock of who ordered it.
 	Issued time.Time `json:"issued,omitzero"`
 	// Sequence grows with each certificate, also where the record was lost in
-	// between: it is the time of issue in Unix seconds, or one more than the
-	// last.
+	// between: it is the time of issue in Unix seconds, or one more than that of
+	// the last, in the record or wherever it was written.
 	Sequence int64 `json:"sequence,omitempty"`
 	// Hasty counts the certificates in a row that were due as soon as they
 	// came.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/portico-ingress/portico/tls/acme"
@@ -21,7 +22,7 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 	}
 	clear(c.standIn)
 	var staple []*certstore.Certificate
-	others, now := c.byOwner(), c.opts.Now()
+	others, now := sync.OnceValue(c.byName), c.opts.Now()
 	for _, e := range p.entries {
 		if _, twice := c.standIn[e.secret]; twice || !e.served || e.state.phase == unknown {
 			continue
@@ -47,8 +48,8 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 	return out
 }
 
-// standInFor is called with mu held.
-func (c *Controller) standInFor(e entry, others map[string][]stored, now time.Time) certstore.StandIn {
+// standInFor is called with mu held; others has what is stored.
+func (c *Controller) standInFor(e entry, others func() nameIndex, now time.Time) certstore.StandIn {
 	r := c.recordOf(e)
 	switch {
 	case r.cert != nil && better(r, e, now):
@@ -56,26 +57,46 @@ func (c *Controller) standInFor(e entry, others map[string][]stored, now time.Ti
 	case e.state.cert != nil:
 		return certstore.StandIn{Fallback: r.cert} // nil, unless it is stored
 	}
-	in := certstore.StandIn{Certificate: mostUseful(others[e.wanted.Owner], e.wanted.Names, now)}
+	in := certstore.StandIn{Certificate: mostUseful(others().covering(e.wanted.Owner, e.wanted.Names), e.wanted.Names, now)}
 	if in.Certificate == nil && e.managed() {
 		in.Pending = pending(e, r)
 	}
 	return in
 }
 
-// byOwner returns the records with a certificate by the namespace that they are
-// for. Called with mu held.
-func (c *Controller) byOwner() map[string][]stored {
-	out := make(map[string][]stored)
+// nameIndex has the records with a certificate by the namespace that they are for
+// and each name in the certificate: there may be thousands in a namespace.
+type nameIndex map[ownedName][]stored
+
+type ownedName struct{ owner, name string }
+
+// byName is called with mu held.
+func (c *Controller) byName() nameIndex {
+	x := make(nameIndex)
 	for _, r := range c.records {
-		if r.cert != nil {
-			out[r.Owner] = append(out[r.Owner], r)
+		if r.cert == nil {
+			continue
+		}
+		for _, name := range r.cert.Names() {
+			key := ownedName{r.Owner, strings.TrimSuffix(strings.ToLower(name), ".")}
+			x[key] = append(x[key], r)
 		}
 	}
-	for _, list := range out { // every replica chooses the same
-		slices.SortFunc(list, func(a, b stored) int { return strings.Compare(a.ID, b.ID) })
+	return x
+}
+
+// covering returns the records of an owner whose certificates are for one of the
+// names, in an order that is the same in every replica.
+func (x nameIndex) covering(owner string, names []string) []stored {
+	var list []stored
+	for _, name := range names {
+		list = append(list, x[ownedName{owner, name}]...)
+		if _, parent, ok := strings.Cut(name, "."); ok {
+			list = append(list, x[ownedName{owner, "*." + parent}]...)
+		}
 	}
-	return out
+	slices.SortFunc(list, func(a, b stored) int { return strings.Compare(a.ID, b.ID) })
+	return slices.CompactFunc(list, func(a, b stored) bool { return a.ID == b.ID })
 }
 
 // mostUseful returns the certificate for most of the names, nil if none is for

@@ -3,6 +3,7 @@ package certs
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"sync"
 	"time"
@@ -118,8 +119,7 @@ func (c *Controller) Wake() {
 const (
 	// gather bounds how often a plan is made.
 	gather = 100 * time.Millisecond
-	// replan is how often one is made although nothing changed: that a
-	// foreign certificate nears its end is no event.
+	// replan is how often one is made at least, although nothing changed.
 	replan = time.Hour
 )
 
@@ -136,7 +136,7 @@ func (c *Controller) Start(ctx context.Context) error {
 		if !pause(ctx, gather) {
 			return nil
 		}
-		timer := time.NewTimer(replan)
+		timer := time.NewTimer(c.planHolds())
 		select {
 		case <-c.wake:
 		case <-changed:
@@ -206,6 +206,37 @@ func (c *Controller) reconcile(ctx context.Context) error {
 		close(c.first)
 	}
 	return nil
+}
+
+// planHolds returns how long the last plan is as good as another one, if nothing
+// changes: until a certificate that it is about begins, ends or nears its end, which
+// is no event.
+func (c *Controller) planHolds() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.plan.made.IsZero() {
+		return replan
+	}
+	now := c.opts.Now()
+	until := now.Add(replan)
+	turns := func(leaf *x509.Certificate) {
+		for _, at := range []time.Time{leaf.NotBefore, leaf.NotAfter.Add(-handOver), leaf.NotAfter.Add(time.Nanosecond)} {
+			if at.After(c.plan.made) && at.Before(until) {
+				until = at
+			}
+		}
+	}
+	for _, e := range c.plan.entries {
+		if leaf := e.state.leaf(); leaf != nil {
+			turns(leaf)
+		}
+	}
+	for _, r := range c.records {
+		if r.cert != nil {
+			turns(r.cert.Leaf)
+		}
+	}
+	return until.Sub(now)
 }
 
 // Planned reports whether a plan was made, so that what is stored is served.

@@ -37,6 +37,7 @@ type town struct {
 	t         *testing.T
 	publisher *publish.Publisher
 	certs     *certstore.Store
+	run       func(func(context.Context) error) // until the test ends
 
 	mu        sync.Mutex // protects the following
 	secrets   map[certstore.SecretRef]*corev1.Secret
@@ -48,6 +49,14 @@ type town struct {
 }
 
 func newTown(t *testing.T, list *acme.Issuers) *town {
+	t.Helper()
+	w := newSuburb(t, list)
+	w.run(func(ctx context.Context) error { w.Lead(ctx); return nil })
+	return w
+}
+
+// newSuburb returns a town that follows: it orders and writes nothing.
+func newSuburb(t *testing.T, list *acme.Issuers) *town {
 	t.Helper()
 	w := &town{t: t, secrets: make(map[certstore.SecretRef]*corev1.Secret), ingresses: make(map[string]*networkingv1.Ingress), news: make(chan struct{})}
 	var err error
@@ -65,16 +74,15 @@ func newTown(t *testing.T, list *acme.Issuers) *town {
 		Publisher: w.publisher, Certs: w.certs, Secrets: w, Zap: zap.NewNop(), Log: logr.Discard()})
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
-	run := func(f func(context.Context) error) {
+	w.run = func(f func(context.Context) error) {
 		group.Go(func() {
 			if err := f(ctx); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	run(w.publisher.Start)
-	run(w.Start)
-	run(func(ctx context.Context) error { w.Lead(ctx); return nil })
+	w.run(w.publisher.Start)
+	w.run(w.Start)
 	w.publisher.Release()
 	t.Cleanup(func() { cancel(); group.Wait(); registry.Close() })
 	return w

@@ -108,6 +108,7 @@ func (e *entry) managed() bool { return e.refused == "" }
 
 // plan says which certificates there are to be. Never written after it is made.
 type plan struct {
+	made     time.Time
 	entries  []entry
 	released []certstore.SecretRef // that have our label although nobody asks any more
 	problems []diag.Problem
@@ -136,7 +137,7 @@ type planner struct {
 
 // makePlan is pure: the same world gives the same plan in every replica.
 func makePlan(w world) *plan {
-	p := &planner{world: w, taken: make(map[certstore.SecretRef]string), idle: make(map[certstore.SecretRef]struct{})}
+	p := &planner{world: w, plan: plan{made: w.now}, taken: make(map[certstore.SecretRef]string), idle: make(map[certstore.SecretRef]struct{})}
 	var asking []*networkingv1.Ingress
 	for _, ing := range w.ingresses {
 		if translate.CertificateWish(ing.Annotations).By != "" {

@@ -60,6 +60,7 @@ const (
 	askEvery    = 6 * time.Hour      // RFC 9773 §4.3.2 without a Retry-After
 	askAgain    = time.Hour          // after an answer that is of no use
 	newestRenew = 95                 // per cent of a lifetime: no suggestion is followed beyond
+	oneOrder    = 5 * time.Minute    // may take so long
 )
 
 // Next decides what is to be done next for a certificate. It is pure: the same
@@ -92,18 +93,27 @@ func (f Facts) because(why string) string {
 	return why
 }
 
-// due is when to renew: the CA's time, else at two thirds of the lifetime, a
-// little earlier for each certificate than for the next.
+// due is when to renew: the CA's time, as far as it leaves room for tries that
+// fail, else at two thirds of the lifetime, a little earlier for each certificate
+// than for the next.
 func (f Facts) due(life time.Duration) (time.Time, string) {
 	if s := f.Renewal; s != nil && !s.At.IsZero() {
 		at := s.At
-		if last := f.NotBefore.Add(life / 100 * newestRenew); at.After(last) {
+		if last := f.NotAfter.Add(-room(life)); at.After(last) {
 			at = last
 		}
 		return at, "the CA suggests it"
 	}
 	third := life / 3
 	return f.NotAfter.Add(-third).Add(-f.share(f.NotBefore.String(), life/20)), "two thirds of its life are over"
+}
+
+// room is what has to be left of a lifetime for a renewal: a twentieth, and enough
+// to try twice more after validations that failed, but no more than a third.
+func room(life time.Duration) time.Duration {
+	b := backoffs[ReasonValidation]
+	tries := (b.after(1, life) + b.after(2, life)) * 5 / 4 // with the longest share
+	return min(max(life-life/100*newestRenew, tries+min(3*oneOrder, life/20)), life/3)
 }
 
 // Due reports whether the certificate is to be renewed, or has ended.
@@ -175,8 +185,10 @@ func (f Facts) hold(due time.Time, life time.Duration) time.Time {
 	return until
 }
 
-// backoffs are the first and the longest wait after a failure.
-var backoffs = map[Reason]struct{ first, longest time.Duration }{
+// backoff is the first and the longest wait after a failure.
+type backoff struct{ first, longest time.Duration }
+
+var backoffs = map[Reason]backoff{
 	ReasonValidation:  {2 * time.Minute, time.Hour},
 	ReasonRateLimited: {15 * time.Minute, 6 * time.Hour},
 	ReasonUnavailable: {5 * time.Second, 10 * time.Minute},
@@ -185,8 +197,22 @@ var backoffs = map[Reason]struct{ first, longest time.Duration }{
 	ReasonChallenge:   {30 * time.Second, time.Hour},
 }
 
-// retry is the earliest time of another attempt after failures. A certificate
-// that lives for minutes is not given up for an hour.
+// after is the wait after so many failures, without the share of each certificate.
+// One that lives for minutes is not given up for an hour; life is 0 where there is
+// none.
+func (b backoff) after(failures int, life time.Duration) time.Duration {
+	longest := b.longest
+	if life > 0 {
+		longest = min(longest, max(life/20, 2*time.Second))
+	}
+	wait := min(b.first, longest)
+	for i := 1; i < failures && wait < longest; i++ {
+		wait = min(2*wait, longest)
+	}
+	return wait
+}
+
+// retry is the earliest time of another attempt after failures.
 func (f Facts) retry(life time.Duration) time.Time {
 	n := f.Failures
 	if n.Count == 0 {
@@ -197,14 +223,7 @@ func (f Facts) retry(life time.Duration) time.Time {
 	if !ok {
 		b = backoffs[ReasonRefused]
 	}
-	longest := b.longest
-	if life > 0 {
-		longest = min(longest, max(life/20, 2*time.Second))
-	}
-	wait := min(b.first, longest)
-	for i := 1; i < n.Count && wait < longest; i++ {
-		wait = min(2*wait, longest)
-	}
+	wait := b.after(n.Count, life)
 	wait += f.share("retry "+strconv.Itoa(n.Count), wait/4)
 	return latest(last.Add(wait), after)
 }

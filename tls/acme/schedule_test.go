@@ -1,9 +1,12 @@
 package acme
 
 import (
+	"crypto/x509"
 	"fmt"
 	"testing"
 	"time"
+
+	acmelib "github.com/mholt/acmez/v3/acme"
 )
 
 // begun is when the tests' clocks start.
@@ -199,6 +202,50 @@ func TestSuggestedTime(t *testing.T) {
 	unasked.run(begun, begun.Add(10*day), issues)
 	if unasked.asked < 35 || unasked.asked > 41 || len(unasked.orders) != 0 {
 		t.Errorf("asked %d times in ten days, %d orders", unasked.asked, len(unasked.orders))
+	}
+}
+
+// TestSuggestedLate: however late the CA suggests, there is room for two more tries
+// after validations that failed, and for what the three orders take.
+func TestSuggestedLate(t *testing.T) {
+	for _, length := range []time.Duration{90 * day, 6 * day, day, 2 * time.Hour, time.Hour, 20 * time.Minute, 5 * time.Minute, time.Minute} {
+		for n := range 20 {
+			l := newLife(n, length, begun)
+			l.facts.Renewal = &Suggestion{At: begun.Add(length - time.Second), Next: begun.Add(length)}
+			last := begun.Add(length - min(3*oneOrder, length/20))
+			l.run(begun, last, func(time.Time) Reason { return ReasonValidation })
+			if len(l.orders) < 3 || l.orders[0].After(begun.Add(length/100*newestRenew)) || l.orders[0].Before(begun.Add(length*2/3)) {
+				t.Fatalf("certificates for %v: tried at %v, the certificate ends at %v", length, l.orders, l.facts.NotAfter)
+			}
+		}
+	}
+}
+
+// TestSuggestedInThePast: a window that is over means now, but not sooner after the
+// last certificate than any other.
+func TestSuggestedInThePast(t *testing.T) {
+	for _, c := range []struct {
+		length, age, window time.Duration // the window's age
+		hasty               int
+		want                time.Duration
+	}{
+		{90 * day, 10 * day, day, 0, 0},
+		{90 * day, 10 * day, 20 * day, 0, 0}, // it was over before there was a certificate
+		{90 * day, time.Minute, day, 0, 59 * time.Minute},
+		{90 * day, time.Minute, day, 2, 4*time.Hour - time.Minute},
+		{15 * time.Minute, time.Minute, time.Hour, 0, 4 * time.Minute},
+		{15 * time.Minute, 6 * time.Minute, time.Hour, 0, 0},
+	} {
+		f := Facts{ID: "x", Now: begun, Started: begun.Add(-100 * day), Asks: true, Hasty: c.hasty, Issued: begun.Add(-c.age),
+			NotBefore: begun.Add(-c.age), NotAfter: begun.Add(c.length - c.age)}
+		leaf := &x509.Certificate{NotBefore: f.NotBefore, NotAfter: f.NotAfter}
+		info := acmelib.RenewalInfo{SelectedTime: begun.Add(-c.window)}
+		info.SuggestedWindow.Start, info.SuggestedWindow.End = begun.Add(-c.window-time.Hour), begun.Add(-c.window)
+		f.Renewal = suggestion(nil, info, nil, leaf, begun)
+		f.Renewal.Next = begun.Add(day)
+		if next := Next(f); next.Kind != PlaceOrder || latest(next.At, begun).Sub(begun) != c.want {
+			t.Errorf("%+v: %v in %v", c, next.Kind, next.At.Sub(begun))
+		}
 	}
 }
 

@@ -244,11 +244,16 @@ func (r renewal) Value(key any) any {
 type issuerStorage struct {
 	Storage
 	prefix string
+	tokens sync.Map // certmagic's key of a challenge: the key that it is stored under
 }
 
 func (s *issuerStorage) key(k string) string { return path.Join(s.prefix, k) }
 
 func (s *issuerStorage) Store(ctx context.Context, key string, value []byte) error {
+	if own := tokenKey(key, value); own != key {
+		s.tokens.Store(key, own)
+		key = own
+	}
 	if err := s.Storage.Store(ctx, s.key(key), value); err != nil {
 		return fmt.Errorf("%w: %w", errStorage, err)
 	}
@@ -264,6 +269,9 @@ func (s *issuerStorage) Load(ctx context.Context, key string) ([]byte, error) {
 func (s *issuerStorage) Delete(ctx context.Context, key string) error {
 	ctx, cancel := outlive(ctx, farewell)
 	defer cancel()
+	if own, ok := s.tokens.LoadAndDelete(key); ok {
+		key = own.(string)
+	}
 	return s.Storage.Delete(ctx, s.key(key))
 }
 

@@ -60,6 +60,18 @@ func NewTokens(now func() time.Time) *Tokens {
 // IsToken reports whether a storage key holds a challenge.
 func IsToken(key string) bool { return path.Base(path.Dir(key)) == challengeFolder }
 
+// tokenKey is where a challenge is to be stored for which certmagic has a key for
+// its host. Two processes that both think that they order, and each have a host
+// validated by HTTP-01, so keep both tokens, and either deletes its own. For
+// TLS-ALPN-01 nobody says which of two is asked for: the last one counts.
+func tokenKey(key string, value []byte) string {
+	var c acmelib.Challenge
+	if !IsToken(key) || json.Unmarshal(value, &c) != nil || c.Type != acmelib.ChallengeTypeHTTP01 {
+		return key
+	}
+	return path.Join(path.Dir(key), digest([]string{c.Identifier.Value, c.Token})+".json")
+}
+
 // Set takes what is stored under a key. What is no challenge is ignored.
 func (t *Tokens) Set(key string, value []byte) {
 	var c acmelib.Challenge

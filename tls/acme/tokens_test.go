@@ -106,6 +106,36 @@ func TestTokensWait(t *testing.T) {
 	})
 }
 
+// TestTwoWhoOrder: of two processes that order certificates for a host at once,
+// neither takes the other's token away, whichever comes or ends first.
+func TestTwoWhoOrder(t *testing.T) {
+	files := newFiles(t, t.TempDir())
+	tokens := files.tokens
+	var both [2]*issuerStorage
+	for n := range both {
+		both[n] = &issuerStorage{Storage: files, prefix: "issuers/x"}
+		_, value := challenge(acmelib.ChallengeTypeHTTP01, "a.example", fmt.Sprint("token", n))
+		if err := both[n].Store(t.Context(), "acme/ca/challenge_tokens/a.example.json", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, ended := range []int{-1, 0, 1} {
+		if ended >= 0 {
+			if err := both[ended].Delete(t.Context(), "acme/ca/challenge_tokens/a.example.json"); err != nil {
+				t.Error(err)
+			}
+		}
+		for n := range both {
+			if _, ok := tokens.Respond(t.Context(), "a.example", fmt.Sprint("token", n)); ok != (n > ended) {
+				t.Errorf("%d has ended, and the token of %d is answered: %v", ended, n, ok)
+			}
+		}
+	}
+	if keys, err := files.List(t.Context(), "issuers", true); err != nil || countTokens(keys) != 0 {
+		t.Errorf("what is left: %v, %v", keys, err)
+	}
+}
+
 // TestALPN: only clients that offer acme-tls/1 alone are answered, and only for
 // a name whose challenge is open.
 func TestALPN(t *testing.T) {

@@ -54,6 +54,28 @@ func TestStagingInTrouble(t *testing.T) {
 	}
 }
 
+// TestSlowStaging: a test directory that does not answer takes no room from renewals
+// either.
+func TestSlowStaging(t *testing.T) {
+	i := server(t, "le", silence)
+	i.Staging = server(t, "staging", silence).Directory
+	o := newOffice(t, func(o *Options) { o.InFlight = 1 })
+	renewal := want(i, "old.example")
+	if err := o.storage.PutRecord(t.Context(), ended(t, renewal)); err != nil {
+		t.Fatal(err)
+	}
+	stop := o.run()
+	defer stop()
+	list := []Wanted{want(i, "a.example"), want(i, "b.example")}
+	o.Want(list)
+	o.until("a first order is in flight", func() bool { return o.count(StepOrdering) == 1 })
+	o.Want(append(list, renewal))
+	o.until("the renewal", func() bool { return o.count(StepOrdering+" old.example") == 1 })
+	if n := o.count(StepOrdering); n != 2 {
+		t.Errorf("%d orders, with one of each kind at a time", n)
+	}
+}
+
 // TestDirectoryInTrouble: the other way round, everything waits.
 func TestDirectoryInTrouble(t *testing.T) {
 	i := ownIssuer("le")

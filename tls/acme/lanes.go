@@ -12,6 +12,7 @@ type planned struct {
 	wanted Wanted
 	action Action
 	tried  time.Time // last, without success; zero: never
+	staged bool      // a test directory has to issue it before
 }
 
 // before orders what is due: what has been due for longest goes first, then what
@@ -20,13 +21,17 @@ func (p planned) before(o planned) int {
 	return cmp.Or(p.action.At.Compare(o.action.At), p.tried.Compare(o.tried), cmp.Compare(p.id, o.id))
 }
 
-// lane is what waits for each other: orders, and questions, at one issuer.
+// lane is what waits for each other: orders, and questions, at one issuer. A test
+// directory that is slow holds up nothing that does not need it.
 type lane struct {
 	issuer string
 	kind   Kind
+	staged bool
 }
 
-func (p planned) lane() lane { return lane{p.wanted.Issuer.Name, p.action.Kind} }
+func (p planned) lane() lane {
+	return lane{p.wanted.Issuer.Name, p.action.Kind, p.staged && p.action.Kind == PlaceOrder}
+}
 
 // lanes are what is due and what is in flight, by lane, in the order in which they
 // have something due.

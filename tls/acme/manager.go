@@ -58,9 +58,10 @@ type Options struct {
 	Addrs   Addrs
 	// Identity names this process in records.
 	Identity string
-	// InFlight bounds the orders in flight at each issuer, and the questions
-	// when to renew, so that one that is slow holds up no other; 0: 8. Owners
-	// take turns in it.
+	// InFlight bounds the orders in flight at each issuer, those that its test
+	// directory has to issue before, and the questions when to renew, each by
+	// itself, so that one that is slow holds up no other; 0: 8. Owners take
+	// turns in it.
 	InFlight int
 	// AskTimeout bounds the question when to renew; 0: 30 s.
 	AskTimeout time.Duration
@@ -305,10 +306,11 @@ func (m *Manager) plan(now time.Time) []planned {
 		if _, busy := m.busy[id]; busy {
 			continue
 		}
-		f := FactsOf(m.records[id], w, now)
+		r := m.records[id]
+		f := FactsOf(r, w, now)
 		f.Started, f.Jumped, f.Limited = m.started, m.jumped, limited(failed, w.Names)
-		f.Held = held.Until(w, m.records[id])
-		plan = append(plan, planned{id, w, Next(f), f.Failures.Last})
+		f.Held = held.Until(w, r)
+		plan = append(plan, planned{id, w, Next(f), f.Failures.Last, w.Issuer.Staging != "" && first(r)})
 	}
 	slices.SortFunc(plan, planned.before)
 	return plan

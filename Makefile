@@ -68,6 +68,9 @@ generate: ## write the generated files: config/rbac/role.yaml and config/install
 bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); PEERS=caddy ARGS="-rounds 5"
 	@PEERS='$(PEERS)' test/bench/run.sh $(ARGS)
 
+soak: ## ten minutes of everything at once, and a look at what Portico has left behind (root); LENGTH=10m
+	@test/bench/run.sh -soak $(or $(LENGTH),10m)
+
 microbench: ## run the benchmarks: the data path, and 10, 1,000 and 10,000 Ingresses
 	$(GO) test -run '^$$' -bench . -benchmem ./router/... ./controllers/... ./tls/... ./test/bench
 
@@ -79,7 +82,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
 full: ## everything that is run before an issue is resolved (hours)
-	$(MAKE) verify test test-root quickstart microbench bench bench-node differential scale e2e-full e2e-services
+	$(MAKE) verify test test-root quickstart microbench bench soak bench-node differential scale e2e-full e2e-services
 	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 PORTICO_ACME_LIFETIME=120 $(MAKE) acme ACME_FLAGS=-v
 
 images: ## build the container images as OCI archives in bin/images, without a container engine
@@ -116,4 +119,4 @@ e2e-services: ## Kubernetes' own tests of Services, with portico-node; PROXY=kub
 
 .PHONY: cluster-up cluster-shell cluster-down e2e e2e-full e2e-services
 
-.PHONY: help build run quickstart test test-root differential acme bench-node verify generate bench microbench scale tools full images clean
+.PHONY: help build run quickstart test test-root differential acme bench-node verify generate bench soak microbench scale tools full images clean

@@ -25,6 +25,7 @@ type bench struct {
 	backend int    // port
 	rounds  int
 	length  time.Duration
+	debug   string // --debug-addr of Portico; empty: none
 	results []result
 }
 
@@ -36,6 +37,7 @@ func main() {
 	only := flag.String("workloads", "", "workloads by name, comma-separated (default: all)")
 	program := flag.String("portico", "bin/portico", "Portico's program")
 	out := flag.String("json", "bin/bench.json", "where to write the results")
+	soak := flag.Duration("soak", 0, "in place of everything else, let Portico hold out that long, and look for what it leaves behind")
 	args := flag.String("args", "", "of a part that is played")
 	flag.Parse()
 	if *play != "" {
@@ -44,10 +46,18 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{program: *program, rounds: *rounds, length: *length}
-	if err := b.run(ctx, strings.Split(*names, ","), *only); err != nil {
+	b := &bench{program: *program, rounds: *rounds, length: *length, debug: os.Getenv("BENCH_DEBUG_ADDR")}
+	measure := func(ctx context.Context) error { return b.runGroups(ctx, strings.Split(*names, ","), *only) }
+	if *soak > 0 {
+		measure = func(ctx context.Context) error { return b.soak(ctx, *soak) }
+	}
+	if err := b.run(ctx, measure); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
+	}
+	if *soak > 0 {
+		fmt.Println("nothing is left behind")
+		return
 	}
 	if err := b.writeJSON(*out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -55,7 +65,8 @@ func main() {
 	}
 }
 
-func (b *bench) run(ctx context.Context, names []string, only string) (err error) {
+// run measures with a backend and certificates.
+func (b *bench) run(ctx context.Context, measure func(context.Context) error) (err error) {
 	if b.dir, err = os.MkdirTemp("", "portico-bench-"); err != nil {
 		return err
 	}
@@ -73,6 +84,10 @@ func (b *bench) run(ctx context.Context, names []string, only string) (err error
 		return err
 	}
 	defer back.stop()
+	return measure(ctx)
+}
+
+func (b *bench) runGroups(ctx context.Context, names []string, only string) error {
 	for _, g := range groups {
 		var todo []workload
 		for _, w := range g.workloads {

@@ -111,6 +111,7 @@ type peer struct {
 	http, https int
 	args        []string
 	log         string
+	folder      string // of Portico's manifests
 }
 
 // startPeer starts a proxy with the certificate of a kind.
@@ -141,10 +142,10 @@ func (b *bench) startPeer(ctx context.Context, name, kind string) (*peer, error)
 		}
 		p.version = version(program, "version")
 		hosts, _ := strconv.Atoi(many)
-		dir := filepath.Dir(b.configure(p, kind, manyHosts(hosts)+porticoYAML, filepath.Join(filepath.Base(name)+".d", "all.yaml")))
-		args = []string{program, "serve", "-f", dir, "--local-ca=false", "--access-log=false", "--default-tls-secret=default/bench",
+		p.folder = filepath.Dir(b.configure(p, kind, manyHosts(hosts)+porticoYAML, filepath.Join(filepath.Base(name)+".d", "all.yaml")))
+		args = []string{program, "serve", "-f", p.folder, "--local-ca=false", "--access-log=false", "--default-tls-secret=default/bench",
 			"--http-addr", fmt.Sprintf("127.0.0.1:%d", p.http), "--https-addr", fmt.Sprintf("127.0.0.1:%d", p.https),
-			"--admin-addr", "127.0.0.1:0", "--debug-addr", os.Getenv("BENCH_DEBUG_ADDR"), "--watch-without-class"}
+			"--admin-addr", "127.0.0.1:0", "--debug-addr", b.debug, "--watch-without-class"}
 	}
 	p.args, p.log = args, filepath.Join(b.dir, filepath.Base(name)+".log")
 	var err error

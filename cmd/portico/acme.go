@@ -236,7 +236,7 @@ func (p *plane) showCertificates(c *certificates, ctl *certs.Controller) {
 		out := make([]admin.ManagedCertificate, len(list))
 		for i, m := range list {
 			out[i] = admin.ManagedCertificate{
-				Ingress: m.Ingress, Field: m.Field, Secret: m.Secret.String(), Names: m.Names, Issuer: m.Issuer, Refused: m.Refused,
+				Ingress: m.Ingress, Field: m.Field, Secret: m.Secret.String(), Names: m.Names, Issuer: m.Issuer, Refused: m.Refused, NotManaged: m.NotManaged,
 				Serial: m.Serial, NotAfter: m.NotAfter, Ordered: m.Ordered, Next: m.Next, NextWhy: m.NextWhy,
 				Failures: m.Failures, LastError: m.LastError, LastErrorAt: m.LastErrorAt, Unwritten: m.Unwritten,
 			}

@@ -218,7 +218,7 @@ func (v *certificateView) text(host string, now time.Time) string {
 		line("hosts", "%s", strings.Join(m.Names, ", "))
 		line("issuer", "%s", cmp.Or(m.Issuer, "none"))
 		if m.Refused != "" {
-			line("refused", "%s", m.Refused)
+			line("why", "%s", m.Refused)
 		}
 		if m.Unwritten != "" {
 			line("not written", "%s", m.Unwritten)

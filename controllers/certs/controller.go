@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,6 +60,7 @@ type Options struct {
 // elected. Its methods are safe for concurrent use.
 type Controller struct {
 	opts    Options // const after New
+	inFiles bool    // const after New: Replace tells of Ingresses and Secrets
 	manager *acme.Manager
 	stapler *acme.Stapler
 	wake    chan struct{}
@@ -102,7 +104,7 @@ func NewController(opts Options) *Controller {
 		Observe: c.observe, Changed: c.SetRecord, Roots: opts.Roots, Metrics: opts.Metrics, Draining: opts.Draining, Now: opts.Now, Log: opts.Zap,
 	})
 	if c.opts.Ingresses == nil {
-		c.opts.Ingresses = c.folderIngresses
+		c.opts.Ingresses, c.inFiles = c.folderIngresses, true
 	}
 	c.stapler = acme.NewStapler(acme.StaplerOptions{Changed: c.Wake, Now: opts.Now, Log: opts.Zap})
 	return c
@@ -186,11 +188,11 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing Ingresses: %w", err)
 	}
-	p := makePlan(world{issuers: c.opts.Issuers, local: c.opts.Local, ingresses: list, table: snap.Table, secrets: c.secretState, now: c.opts.Now()})
+	p := makePlan(world{issuers: c.opts.Issuers, local: c.opts.Local, ingresses: list, table: snap.Table, secrets: c.secretState, folder: c.inFiles, now: c.opts.Now()})
 	c.manager.Want(p.wanted())
 	c.mu.Lock()
 	c.plan = p
-	problems := append(p.problems, c.writeProblems(p)...)
+	problems := slices.Concat(p.problems, c.writeProblems(p), c.leftProblems(p))
 	standIns, given := c.standIns(p), c.givenAll(p)
 	c.mu.Unlock()
 	for ref, in := range standIns {

@@ -281,6 +281,87 @@ func TestForbidden(t *testing.T) {
 	w.until("the Secret", func() bool { return w.secret(tlsRef) != nil && !w.has(ReasonNotWritten) })
 }
 
+// TestLeftWithoutSecret: what was issued and could not be written goes on being
+// served when nobody asks for it any more, by removing our annotation or by adding
+// cert-manager's, until somebody makes the Secret or another one is named.
+func TestLeftWithoutSecret(t *testing.T) {
+	for name, annotations := range map[string]map[string]string{"nobody asks": nil, "cert-manager is asked": annotated(asks, "own", "cert-manager.io/issuer", "x")} {
+		t.Run(name, func(t *testing.T) {
+			w := newTown(t, issuers(t, ownCA("own")))
+			w.mu.Lock()
+			w.forbidden = true
+			w.mu.Unlock()
+			w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+			w.until("the storage is served", func() bool { return w.source("a.example") == "issuer own" })
+			serial := w.certs.Select("a.example").Certificate.Leaf.SerialNumber
+			w.apply(ingress(t, "a/web", time.Hour, annotations, entryFor("tls", "a.example")))
+			w.until("it is said that it is not renewed", func() bool { return w.has(ReasonForeign) })
+			if got := w.certs.Select("a.example").Certificate.Leaf.SerialNumber; got.Cmp(serial) != 0 {
+				t.Fatalf("%s is served", w.source("a.example"))
+			}
+			if m := w.Managed(); len(m) != 1 || !m[0].NotManaged || m[0].Serial != serial.Text(16) {
+				t.Errorf("%+v", m)
+			}
+			w.apply(ingress(t, "a/web", time.Hour, annotations, entryFor("other", "b.example")))
+			w.until("nothing stands in any more", func() bool { return !w.has(ReasonForeign) && w.source("a.example") == "self-signed" })
+			w.apply(ingress(t, "a/web", time.Hour, annotations, entryFor("tls", "a.example")))
+			w.until("it is served again", func() bool { return w.source("a.example") == "issuer own" })
+			pair := newPair(t, "a.example")
+			theirs := &corev1.Secret{Type: corev1.SecretTypeTLS, Data: map[string][]byte{corev1.TLSCertKey: pair[0], corev1.TLSPrivateKeyKey: pair[1]}}
+			theirs.Namespace, theirs.Name = "a", "tls"
+			w.put(theirs)
+			w.until("the Secret", func() bool { return w.source("a.example") == "Secret a/tls" && len(w.Managed()) == 0 })
+		})
+	}
+}
+
+// TestLeftEnded: what has ended does not come back for those who do not ask.
+func TestLeftEnded(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	now := time.Now()
+	w.SetRecord(recorded(t, "gone", 1, now.Add(-48*time.Hour), now.Add(-time.Hour), "a.example"))
+	w.SetRecord(recorded(t, "gone", 1, now.Add(-48*time.Hour), now.Add(time.Hour), "b.example"))
+	w.apply(ingress(t, "a/web", time.Hour, nil, entryFor("tls", "a.example"), entryFor("b", "b.example")))
+	w.until("the valid one", func() bool { return w.source("b.example") == "issuer gone" })
+	if got := w.source("a.example"); got != "self-signed" {
+		t.Errorf("%s is served", got)
+	}
+}
+
+// TestFolderSecret: a Secret among manifests is never ours to write, and no label
+// makes it so.
+func TestFolderSecret(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	opts := w.opts
+	opts.Ingresses = nil
+	c := NewController(opts)
+	ing := ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example"))
+	w.apply(ing)
+	w.until("the table", func() bool {
+		snap := w.publisher.Snapshot()
+		if snap == nil {
+			return false
+		}
+		_, ok := snap.Table.Host("a.example")
+		return ok
+	})
+	c.Replace([]*networkingv1.Ingress{ing}, map[certstore.SecretRef]*certstore.Certificate{tlsRef: parsed(t, time.Now().Add(time.Hour), "a.example")})
+	if err := c.reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if m := c.Managed(); len(m) != 1 || !m[0].NotManaged || !strings.Contains(m[0].Refused, "among the manifests") {
+		t.Errorf("%+v", m)
+	}
+	for _, text := range problemTexts(c.plan) {
+		if strings.Contains(text, "kubectl") || !strings.Contains(text, "remove the Secret from the manifests") {
+			t.Error(text)
+		}
+	}
+	if len(c.plan.problems) != 1 {
+		t.Errorf("%v", c.plan.problems)
+	}
+}
+
 // TestForeign: a Secret that is not ours is never written, until it is handed
 // over; then it is renewed when it is due, or not for the hosts.
 func TestForeign(t *testing.T) {

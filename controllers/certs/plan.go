@@ -86,6 +86,7 @@ type world struct {
 	ingresses []*networkingv1.Ingress // that are ours
 	table     *router.Table
 	secrets   func(certstore.SecretRef) secretState
+	folder    bool // Secrets are among manifests, where none is ours to write
 	now       time.Time
 }
 
@@ -98,6 +99,8 @@ type entry struct {
 	state  secretState
 	// refused says why nothing is done for it; empty: it is managed.
 	refused string
+	// foreign tells that it is refused because its Secret is somebody else's.
+	foreign bool
 	// served tells that what is stored for it may stand in for its Secret,
 	// although no certificate is ordered any more.
 	served bool
@@ -110,6 +113,7 @@ func (e *entry) managed() bool { return e.refused == "" }
 type plan struct {
 	made     time.Time
 	entries  []entry
+	left     []entry               // of Ingresses that get none from us, or not any more, for Secrets that nobody asks for
 	released []certstore.SecretRef // that have our label although nobody asks any more
 	problems []diag.Problem
 }
@@ -158,6 +162,14 @@ func makePlan(w world) *plan {
 			p.plan.released = append(p.plan.released, ref)
 		}
 	}
+	asked := make(map[certstore.SecretRef]struct{}, len(p.plan.entries))
+	for _, e := range p.plan.entries {
+		asked[e.secret] = struct{}{}
+	}
+	p.plan.left = slices.DeleteFunc(p.plan.left, func(e entry) bool { _, ok := asked[e.secret]; return ok })
+	slices.SortFunc(p.plan.left, func(a, b entry) int {
+		return cmp.Or(strings.Compare(a.secret.String(), b.secret.String()), strings.Compare(a.origin.Ref.Name, b.origin.Ref.Name), strings.Compare(a.field, b.field))
+	})
 	slices.SortFunc(p.plan.released, func(a, b certstore.SecretRef) int { return strings.Compare(a.String(), b.String()) })
 	p.plan.problems = diag.Sort(p.plan.problems)
 	return &p.plan
@@ -199,13 +211,18 @@ func (p *planner) ingress(ing *networkingv1.Ingress) {
 	}
 }
 
-// leave notes the Secrets of an Ingress that gets no certificates from us.
+// leave notes the entries of an Ingress that gets no certificates from us.
 func (p *planner) leave(ing *networkingv1.Ingress) {
 	p.rest = append(p.rest, ing)
-	for _, t := range ing.Spec.TLS {
-		if t.SecretName != "" {
-			p.idle[certstore.SecretRef{Namespace: ing.Namespace, Name: t.SecretName}] = struct{}{}
+	translated, _ := translate.Ingress(ing) // its problems are reported elsewhere
+	for _, t := range translated.TLS {
+		if t.Secret == "" {
+			continue
 		}
+		ref := certstore.SecretRef{Namespace: ing.Namespace, Name: t.Secret}
+		p.idle[ref] = struct{}{}
+		p.plan.left = append(p.plan.left, entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref),
+			wanted: acme.Wanted{Owner: ing.Namespace, Names: slices.Sorted(slices.Values(t.Hosts))}})
 	}
 }
 
@@ -314,14 +331,19 @@ func (p *planner) foreign(e *entry) diag.Problem {
 	if e.state.phase != present || e.state.managed {
 		return diag.Problem{}
 	}
-	e.refused = fmt.Sprintf("Secret %s was made by somebody else and is served as it stands", e.secret)
+	e.foreign = true
+	remedy := fmt.Sprintf("To hand it over: kubectl label secret %s -n %s %s=true", e.secret.Name, e.secret.Namespace, ManagedLabel)
+	if e.refused = fmt.Sprintf("Secret %s was made by somebody else and is served as it stands", e.secret); p.folder {
+		e.refused = fmt.Sprintf("Secret %s is among the manifests, which are never written, and is served as it stands", e.secret)
+		remedy = "Renew the certificate in the manifest, or remove the Secret from the manifests: then one is ordered"
+	}
 	leaf := e.state.leaf()
 	if leaf == nil || p.now.Before(leaf.NotAfter.Add(-handOver)) {
 		return diag.Problem{}
 	}
 	return diag.Problem{Reason: ReasonForeign,
 		Message: fmt.Sprintf("%s; its certificate ends at %s, and Portico does not renew it", e.refused, leaf.NotAfter.UTC().Format(time.RFC3339)),
-		Remedy:  fmt.Sprintf("To hand it over: kubectl label secret %s -n %s %s=true", e.secret.Name, e.secret.Namespace, ManagedLabel)}
+		Remedy:  remedy}
 }
 
 func covers(c *certstore.Certificate, names []string) bool {

@@ -3,6 +3,7 @@ package certs
 import (
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/portico-ingress/portico/tls/acme"
@@ -19,6 +20,9 @@ type Managed struct {
 	Issuer  string // empty: none that is configured
 	// Refused says why no certificate is ordered; empty: it is managed.
 	Refused string
+	// NotManaged tells that it is refused because somebody else sees to the
+	// certificate: what there is is served.
+	NotManaged bool
 	// Serial and NotAfter are those of the certificate that is stored for it,
 	// or that its Secret holds; zero: there is none.
 	Serial   string
@@ -52,6 +56,13 @@ func (c *Controller) Managed() []Managed {
 	for _, e := range c.plan.entries {
 		out = append(out, c.describe(e, held, now))
 	}
+	others := sync.OnceValue(c.byName)
+	for _, e := range c.plan.left {
+		if cert := c.remains(e, others, now); cert != nil {
+			out = append(out, Managed{Ingress: e.origin.Ref.Namespace + "/" + e.origin.Ref.Name, Field: e.field, Secret: e.secret, Names: e.wanted.Names,
+				Refused: remaining(e, cert), NotManaged: true, Serial: cert.Leaf.SerialNumber.Text(16), NotAfter: cert.Leaf.NotAfter})
+		}
+	}
 	slices.SortStableFunc(out, func(a, b Managed) int { return strings.Compare(a.Ingress, b.Ingress) })
 	return out
 }
@@ -59,7 +70,7 @@ func (c *Controller) Managed() []Managed {
 // describe is called with mu held; held says which directories are left alone.
 func (c *Controller) describe(e entry, held *acme.Holds, now time.Time) Managed {
 	m := Managed{Ingress: e.origin.Ref.Namespace + "/" + e.origin.Ref.Name, Field: e.field, Secret: e.secret,
-		Names: e.wanted.Names, Refused: e.refused, Unwritten: c.unsaved[e.secret]}
+		Names: e.wanted.Names, Refused: e.refused, NotManaged: e.foreign, Unwritten: c.unsaved[e.secret]}
 	if e.wanted.Issuer != nil {
 		m.Issuer = e.wanted.Issuer.Name
 	}

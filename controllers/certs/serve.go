@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/portico-ingress/portico/controllers/translate"
+	"github.com/portico-ingress/portico/router/diag"
 	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
@@ -44,8 +46,50 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 			c.standIn[e.secret] = struct{}{}
 		}
 	}
+	for _, e := range p.left {
+		if _, twice := c.standIn[e.secret]; twice {
+			continue
+		}
+		if cert := c.remains(e, others, now); cert != nil {
+			out[e.secret] = certstore.StandIn{Fallback: cert}
+			c.standIn[e.secret] = struct{}{}
+		}
+	}
 	c.stapler.Want(staple)
 	return out
+}
+
+// remains returns the certificate that goes on being served for an entry that asks
+// for none any more: a Secret that never was written cannot stay. Nil if there is a
+// Secret, or if none that is stored is valid. Called with mu held.
+func (c *Controller) remains(e entry, others func() nameIndex, now time.Time) *certstore.Certificate {
+	if e.state.phase != absent && e.state.phase != unreadable {
+		return nil
+	}
+	cert := mostUseful(others().covering(e.wanted.Owner, e.wanted.Names), e.wanted.Names, now)
+	if cert == nil || cert.Validity(now) != "" {
+		return nil
+	}
+	return cert
+}
+
+// leftProblems tells the owners of what goes on being served that it is not
+// renewed. Called with mu held.
+func (c *Controller) leftProblems(p *plan) []diag.Problem {
+	var out []diag.Problem
+	others, now := sync.OnceValue(c.byName), c.opts.Now()
+	for _, e := range p.left {
+		if cert := c.remains(e, others, now); cert != nil {
+			out = append(out, diag.Problem{Object: e.origin.Ref, Generation: e.origin.Generation, Field: e.field, Reason: ReasonForeign,
+				Message: remaining(e, cert), Remedy: fmt.Sprintf("Have Secret %s made, or ask with annotation %s again", e.secret, translate.IssuerAnnotation)})
+		}
+	}
+	return out
+}
+
+func remaining(e entry, cert *certstore.Certificate) string {
+	return fmt.Sprintf("Portico is not asked for its certificate any more; while there is no Secret %s, what %s has issued is served until %s and not renewed",
+		e.secret, cert.Source, cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
 }
 
 // standInFor is called with mu held; others has what is stored.

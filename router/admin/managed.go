@@ -19,9 +19,12 @@ type ManagedCertificate struct {
 	Names   []string `json:"names"`
 	Issuer  string   `json:"issuer,omitempty"`
 	// Refused says why no certificate is ordered.
-	Refused  string    `json:"refused,omitempty"`
-	Serial   string    `json:"serial,omitempty"` // hexadecimal; empty: there is no certificate
-	NotAfter time.Time `json:"notAfter,omitzero"`
+	Refused string `json:"refused,omitempty"`
+	// NotManaged tells that it is refused because somebody else sees to the
+	// certificate: what there is is served.
+	NotManaged bool      `json:"notManaged,omitempty"`
+	Serial     string    `json:"serial,omitempty"` // hexadecimal; empty: there is no certificate
+	NotAfter   time.Time `json:"notAfter,omitzero"`
 	// Ordered is since when an order is in flight.
 	Ordered     time.Time `json:"ordered,omitzero"`
 	Next        time.Time `json:"next,omitzero"` // when something is done next
@@ -37,6 +40,10 @@ type ManagedCertificate struct {
 // State says in a word or two how a certificate is getting on.
 func (m *ManagedCertificate) State(now time.Time) string {
 	switch {
+	case m.NotManaged && m.Serial != "" && now.After(m.NotAfter):
+		return "expired"
+	case m.NotManaged:
+		return "not managed"
 	case m.Refused != "":
 		return "refused"
 	case !m.Ordered.IsZero():

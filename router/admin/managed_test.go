@@ -13,6 +13,7 @@ func TestState(t *testing.T) {
 	soon, past := now.Add(time.Hour), now.Add(-time.Hour)
 	for want, m := range map[string]admin.ManagedCertificate{
 		"refused":       {Refused: "not yours", Serial: "1", NotAfter: soon, Ordered: past},
+		"not managed":   {Refused: "theirs", NotManaged: true, Serial: "1", NotAfter: soon},
 		"ordered":       {Ordered: past, Failures: 2},
 		"failed":        {Failures: 1},
 		"waiting":       {},

@@ -226,7 +226,7 @@ func (c *Controller) wrote(j job, err error) {
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err) && c.secrets[j.ref].phase == absent:
 		// The watch will say what is there now.
 	default:
-		c.unsaved[j.ref] = err.Error()
+		c.unsaved[j.ref] = diag.OneLine(err.Error(), diag.MaxNote)
 	}
 	now, has := c.unsaved[j.ref]
 	c.mu.Unlock()

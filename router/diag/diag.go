@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -41,6 +42,20 @@ func Shorten(text string, limit int) string {
 		n--
 	}
 	return text[:n] + ellipsis
+}
+
+// OneLine makes one line of a text that somebody else has written, so that it can
+// neither break a table nor pass for a line of ours: control characters, line ends
+// of any script and what turns the direction of writing become spaces, runs of
+// spaces one, and what is no UTF-8 a mark. It takes at most limit bytes.
+func OneLine(text string, limit int) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+	return Shorten(strings.Join(strings.Fields(text), " "), limit)
 }
 
 // Reason is a constant CamelCase word that stands for one kind of fault. It

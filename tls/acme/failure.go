@@ -12,6 +12,8 @@ import (
 	"time"
 
 	acmelib "github.com/mholt/acmez/v3/acme"
+
+	"github.com/portico-ingress/portico/router/diag"
 )
 
 // Reason is the kind of a failure, for backoff and metrics.
@@ -46,6 +48,15 @@ var errStorage = errors.New("storage")
 // classify says what kind of failure an error of certmagic is. Messages hold
 // the CA's own words, and where it says what is wrong nothing else.
 func classify(err error) *failure {
+	f := *kindOf(err)
+	f.message = diag.OneLine(f.message, maxMessage)
+	return &f
+}
+
+// maxMessage bounds what is stored and shown of a CA's words, in bytes.
+const maxMessage = 640
+
+func kindOf(err error) *failure {
 	var own *failure
 	if errors.As(err, &own) {
 		return own

@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
+
+	"github.com/portico-ingress/portico/router/diag"
 )
 
 // Wanted is a certificate that there is to be.
@@ -410,7 +412,7 @@ func (m *Manager) note(id string, err error) {
 	r = r.clone()
 	known, now := w.failures(r), m.opts.Now()
 	r.Failures = known
-	r.Failures.add(&failure{reason: ReasonStorage, message: err.Error(), account: w.Issuer.account(w.Issuer.Directory)}, nil, now)
+	r.Failures.add(&failure{reason: ReasonStorage, message: diag.OneLine(err.Error(), maxMessage), account: w.Issuer.account(w.Issuer.Directory)}, nil, now)
 	if known.RetryAfter.After(now) { // what the CA has said still holds
 		r.Failures.Account, r.Failures.RetryAfter, r.Failures.Wide = known.Account, known.RetryAfter, known.Wide
 	}

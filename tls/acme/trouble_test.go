@@ -3,8 +3,11 @@ package acme
 import (
 	"crypto/x509"
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	acmelib "github.com/mholt/acmez/v3/acme"
 )
 
 // TestUnstoredAnswer: a CA that was asked when to renew is not asked again at once
@@ -105,5 +108,14 @@ func TestSuffixOrder(t *testing.T) {
 		if len(list) != 1 {
 			t.Errorf("%v: %d CAs", suffixes, len(list))
 		}
+	}
+}
+
+// TestWordsOfOneLine: what a CA says breaks no table and forges no line, however
+// long it is.
+func TestWordsOfOneLine(t *testing.T) {
+	f := classify(acmelib.Problem{Type: acmelib.ProblemTypeMalformed, Detail: "no\r\n\x1b[1mgood.example\tissued" + strings.Repeat(" and more", 1000)})
+	if len(f.message) > maxMessage || !strings.HasPrefix(f.message, "malformed: no [1mgood.example issued and more") || strings.ContainsAny(f.message, "\r\n\t\x1b") {
+		t.Errorf("%q", f.message)
 	}
 }

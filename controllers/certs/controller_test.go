@@ -310,7 +310,10 @@ func TestLeftWithoutSecret(t *testing.T) {
 			theirs := &corev1.Secret{Type: corev1.SecretTypeTLS, Data: map[string][]byte{corev1.TLSCertKey: pair[0], corev1.TLSPrivateKeyKey: pair[1]}}
 			theirs.Namespace, theirs.Name = "a", "tls"
 			w.put(theirs)
-			w.until("the Secret", func() bool { return w.source("a.example") == "Secret a/tls" && len(w.Managed()) == 0 })
+			w.until("the Secret", func() bool { return w.source("a.example") == "Secret a/tls" && !w.has(ReasonForeign) })
+			if m := w.Managed(); name == "nobody asks" && len(m) != 0 || name != "nobody asks" && (len(m) != 1 || !strings.HasPrefix(m[0].Refused, "cert-manager gets")) {
+				t.Errorf("%+v", m)
+			}
 		})
 	}
 }
@@ -325,6 +328,71 @@ func TestLeftEnded(t *testing.T) {
 	w.until("the valid one", func() bool { return w.source("b.example") == "issuer gone" })
 	if got := w.source("a.example"); got != "self-signed" {
 		t.Errorf("%s is served", got)
+	}
+}
+
+// about returns the problem with a host's certificate, as its owner reads it.
+func (w *town) about(host string) string {
+	for _, p := range w.certs.Problems() {
+		if strings.Contains(p.Message, "host "+host+" ") {
+			return p.Text()
+		}
+	}
+	return ""
+}
+
+// TestWhyNotServed: what is said of a host without a valid certificate of its own is
+// why Portico does not get one, not what to do by hand.
+func TestWhyNotServed(t *testing.T) {
+	shut := ownCA("shut")
+	shut.Namespaces = []string{"b"}
+	w := newTown(t, issuers(t, ownCA("own"), shut, acme.IssuerConfig{Name: "dead", Directory: "https://127.0.0.1:1/dir"}))
+	w.mu.Lock()
+	w.forbidden = true
+	w.mu.Unlock()
+	now := time.Now()
+	w.SetRecord(recorded(t, "dead", 1, now.Add(-48*time.Hour), now.Add(-time.Hour), "ended.example"))
+	w.SetRecord(recorded(t, "dead", 1, now.Add(-48*time.Hour), now.Add(time.Hour), "old.example"))
+	w.apply(ingress(t, "a/ended", time.Hour, annotated(asks, "dead"), entryFor("ended", "ended.example")))
+	w.apply(ingress(t, "a/added", time.Hour, annotated(asks, "dead"), entryFor("added", "old.example", "new.example")))
+	w.apply(ingress(t, "a/refused", time.Hour, annotated(asks, "shut"), entryFor("refused", "refused.example")))
+	w.apply(ingress(t, "a/default", time.Hour, annotated(translate.TLSACMEAnnotation, "true"), entryFor("default", "default.example")))
+	w.apply(ingress(t, "a/cm", time.Hour, annotated("cert-manager.io/issuer", "x"), entryFor("cm", "cm.example")))
+	w.apply(ingress(t, "evil/web", 0, annotated(asks, "own"), entryFor("evil", "mine.example", "old.example")))
+	for host, want := range map[string]string{
+		"ended.example": "issuer dead did not issue it: ", "new.example": "issuer dead did not issue it: ",
+		"refused.example": "issuer shut may not be used from namespace a", "default.example": "no default issuer is configured",
+		"cm.example": "cert-manager gets its certificate", "mine.example": "host old.example belongs to namespace a, whose Ingress added is older",
+	} {
+		w.until(host+": "+want, func() bool { return strings.Contains(w.about(host), want) })
+		if got := w.about(host); strings.Contains(got, "kubectl") || strings.Contains(got, "Renew the") || !strings.Contains(got, "portico cert why "+host) {
+			t.Errorf("%s: %s", host, got)
+		}
+		if why := w.certs.Select(host).Why; host != "ended.example" && !strings.Contains(why, want) {
+			t.Errorf("%s: %s", host, why)
+		}
+	}
+	if got := w.source("old.example"); got != "issuer dead" {
+		t.Errorf("the host that was there before gets %s", got)
+	}
+	for _, m := range w.Managed() {
+		if want := map[string]diag.Reason{"a/refused": ReasonNotPermitted, "a/default": ReasonNoIssuer, "evil/web": ReasonNotOwned}[m.Ingress]; m.Reason != want {
+			t.Errorf("%s: reason %q", m.Ingress, m.Reason)
+		}
+	}
+}
+
+// TestRenewalIsShown: when a certificate is renewed is shown also where the CA is to
+// be asked before.
+func TestRenewalIsShown(t *testing.T) {
+	w := newTown(t, issuers(t, acme.IssuerConfig{Name: "dead", Directory: "https://127.0.0.1:1/dir"}))
+	r := recorded(t, "dead", 1, time.Now().Add(-24*time.Hour), time.Now().Add(89*24*time.Hour), "a.example")
+	w.SetRecord(r)
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "dead"), entryFor("tls", "a.example")))
+	w.until("the Secret", func() bool { return w.secret(tlsRef) != nil && len(w.Managed()) == 1 })
+	m := w.Managed()[0]
+	if !strings.Contains(m.NextWhy, "asked when to renew") || !m.Renewal.After(time.Now().Add(40*24*time.Hour)) || m.RenewalWhy != "two thirds of its life are over" {
+		t.Errorf("%+v", m)
 	}
 }
 

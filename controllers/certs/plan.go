@@ -72,6 +72,9 @@ type secretState struct {
 	seen     uint64 // grows with all that is heard of Secrets
 }
 
+// missing reports whether there is no Secret, as far as is known.
+func (s secretState) missing() bool { return s.phase == absent || s.phase == unreadable }
+
 func (s secretState) leaf() *x509.Certificate {
 	if s.cert == nil {
 		return nil
@@ -99,6 +102,8 @@ type entry struct {
 	state  secretState
 	// refused says why nothing is done for it; empty: it is managed.
 	refused string
+	reason  diag.Reason // of the refusal; empty: it has none
+	left    bool        // it is one of plan.left
 	// foreign tells that it is refused because its Secret is somebody else's.
 	foreign bool
 	// served tells that what is stored for it may stand in for its Secret,
@@ -148,7 +153,7 @@ func makePlan(w world) *plan {
 			asking = append(asking, ing)
 			continue
 		}
-		p.leave(ing)
+		p.leave(ing, certManagers(translate.CertificateWish(ing.Annotations)))
 	}
 	for _, ing := range byAge(asking) {
 		p.ingress(ing)
@@ -185,7 +190,7 @@ func byAge(list []*networkingv1.Ingress) []*networkingv1.Ingress {
 func (p *planner) ingress(ing *networkingv1.Ingress) {
 	wish := translate.CertificateWish(ing.Annotations)
 	if wish.CertManager != "" {
-		p.leave(ing)
+		p.leave(ing, certManagers(wish))
 		if wish.By == translate.IssuerAnnotation { // cert-manager knows the other one too
 			p.problem(ing, "metadata.annotations", diag.Problem{Reason: ReasonCertManager,
 				Message: fmt.Sprintf("it has %s and %s; cert-manager gets its certificates, and Portico leaves them alone", wish.By, wish.CertManager),
@@ -198,7 +203,7 @@ func (p *planner) ingress(ing *networkingv1.Ingress) {
 	case why.Reason != "":
 		p.problem(ing, "metadata.annotations", why)
 	case issuer == nil && p.local != nil: // tls-acme, which nobody is configured for
-		p.leave(ing)
+		p.leave(ing, noDefault)
 		return
 	}
 	translated, _ := translate.Ingress(ing) // its problems are reported elsewhere
@@ -207,12 +212,24 @@ func (p *planner) ingress(ing *networkingv1.Ingress) {
 			Remedy: "List the hosts and a secretName in spec.tls"})
 	}
 	for _, t := range translated.TLS {
-		p.entry(ing, translated.Origin, issuer, cmp.Or(why.Message, "no default issuer is configured"), t)
+		p.entry(ing, translated.Origin, issuer, cmp.Or(why.Message, noDefault), t)
 	}
 }
 
+// noDefault is said where the default issuer is asked, and there is none.
+const noDefault = "no default issuer is configured"
+
+// certManagers says that cert-manager is asked, if it is.
+func certManagers(wish translate.Wish) string {
+	if wish.CertManager == "" {
+		return ""
+	}
+	return "cert-manager gets its certificate, as annotation " + wish.CertManager + " asks, and Portico leaves it alone"
+}
+
 // leave notes the entries of an Ingress that gets no certificates from us.
-func (p *planner) leave(ing *networkingv1.Ingress) {
+// why says who gets its, if they are asked for; empty: nobody is asked.
+func (p *planner) leave(ing *networkingv1.Ingress, why string) {
 	p.rest = append(p.rest, ing)
 	translated, _ := translate.Ingress(ing) // its problems are reported elsewhere
 	for _, t := range translated.TLS {
@@ -221,7 +238,7 @@ func (p *planner) leave(ing *networkingv1.Ingress) {
 		}
 		ref := certstore.SecretRef{Namespace: ing.Namespace, Name: t.Secret}
 		p.idle[ref] = struct{}{}
-		p.plan.left = append(p.plan.left, entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref),
+		p.plan.left = append(p.plan.left, entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref), left: true, refused: why,
 			wanted: acme.Wanted{Owner: ing.Namespace, Names: slices.Sorted(slices.Values(t.Hosts))}})
 	}
 }
@@ -236,7 +253,7 @@ func (p *planner) issuer(wish translate.Wish) (*acme.Issuer, diag.Problem) {
 	problem := diag.Problem{Reason: ReasonNoIssuer, Message: fmt.Sprintf("there is no issuer %q", wish.Issuer),
 		Remedy: "Name one of " + strings.Join(p.issuers.Names(), ", ")}
 	if wish.Issuer == "" {
-		problem.Message = "no default issuer is configured"
+		problem.Message = noDefault
 	}
 	if len(p.issuers.Names()) == 0 {
 		problem.Message, problem.Remedy = "no issuer is configured, so no certificate is ordered", "Configure issuers: see docs/certificates.md"
@@ -259,9 +276,9 @@ func (p *planner) entry(ing *networkingv1.Ingress, origin router.Origin, issuer 
 		return
 	case refusal.Reason != "":
 		p.problem(ing, t.Field, refusal)
-		e.refused = refusal.Message
+		e.refused, e.reason = refusal.Message, refusal.Reason
 	case e.managed() && issuer == nil:
-		e.refused = without
+		e.refused, e.reason = without, ReasonNoIssuer
 	case e.managed():
 		p.taken[e.secret] = e.wanted.ID()
 		e.wanted.Have, e.wanted.Sequence = e.have(), e.state.sequence
@@ -288,17 +305,17 @@ func (p *planner) refusal(e *entry) (diag.Problem, bool) {
 	if e.secret.Name == "" {
 		return diag.Problem{Reason: ReasonNoTLS, Message: "it names no Secret for the certificate", Remedy: "Give it a secretName"}, true
 	}
+	e.state = p.secrets(e.secret)
 	for _, name := range e.wanted.Names {
 		h, ok := p.table.Host(name)
 		if !ok {
 			return diag.Problem{}, false
 		}
 		if owner := h.Owner.Ref.Namespace; owner != e.origin.Ref.Namespace {
-			return diag.Problem{Reason: ReasonNotOwned, Message: fmt.Sprintf("no certificate is ordered: host %s belongs to namespace %s, whose Ingress %s is older", name, owner, h.Owner.Ref.Name),
+			return diag.Problem{Reason: ReasonNotOwned, Message: fmt.Sprintf("no certificate is ordered: host %s belongs to namespace %s, whose Ingress %s %s", name, owner, h.Owner.Ref.Name, first(h.Owner, e.origin)),
 				Remedy: "Remove the host from this entry, or from the other Ingress"}, true
 		}
 	}
-	e.state = p.secrets(e.secret)
 	if problem := p.foreign(e); e.refused != "" {
 		return problem, true
 	}
@@ -308,10 +325,18 @@ func (p *planner) refusal(e *entry) (diag.Problem, bool) {
 	}
 	if other, ok := p.taken[e.secret]; ok && other != e.wanted.ID() {
 		e.served = false
-		return diag.Problem{Reason: ReasonShared, Message: fmt.Sprintf("Secret %s is asked for by an older entry with other hosts; it gets that one's certificate", e.secret),
+		return diag.Problem{Reason: ReasonShared, Message: fmt.Sprintf("Secret %s is asked for by another entry with other hosts, which comes first by age and name; it gets that one's certificate", e.secret),
 			Remedy: "Name another Secret, or list the same hosts"}, true
 	}
 	return p.permission(e), true
+}
+
+// first says why a host belongs to one and not to the other.
+func first(owner, other router.Origin) string {
+	if owner.Created == other.Created {
+		return "is as old and comes first by name"
+	}
+	return "is older"
 }
 
 // permission returns why the issuer may not be used for an entry.

@@ -229,6 +229,18 @@ func TestHandOverIsNamed(t *testing.T) {
 	}
 }
 
+// Of two that are as old, as all in a folder are, none is called older.
+func TestAsOld(t *testing.T) {
+	list := []*networkingv1.Ingress{
+		ingress(t, "a/web", 0, nil, entryFor("tls", "a.example")), ingress(t, "b/web", 0, annotated(asks, "le"), entryFor("tls", "a.example")),
+	}
+	p := makePlan(world{issuers: issuers(t, publicCA("le")), ingresses: list, table: table(list...), now: noon,
+		secrets: func(certstore.SecretRef) secretState { return secretState{phase: absent} }})
+	if got := strings.Join(problemTexts(p), "; "); !strings.Contains(got, "is as old and comes first by name") {
+		t.Error(got)
+	}
+}
+
 func problemTexts(p *plan) []string {
 	var out []string
 	for _, pr := range p.problems {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/portico-ingress/portico/router/diag"
 	"github.com/portico-ingress/portico/tls/acme"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
@@ -20,6 +21,8 @@ type Managed struct {
 	Issuer  string // empty: none that is configured
 	// Refused says why no certificate is ordered; empty: it is managed.
 	Refused string
+	// Reason is the kind of refusal, as problems have it; empty: it has none.
+	Reason diag.Reason
 	// NotManaged tells that it is refused because somebody else sees to the
 	// certificate: what there is is served.
 	NotManaged bool
@@ -33,6 +36,10 @@ type Managed struct {
 	// is refused.
 	Next    time.Time
 	NextWhy string
+	// Renewal is when the certificate is to be renewed, and RenewalWhy why
+	// then, whatever is done before; zero: there is none to be.
+	Renewal    time.Time
+	RenewalWhy string
 	// Failures, LastError and LastErrorAt tell of the attempts since the last
 	// success.
 	Failures    int
@@ -58,9 +65,16 @@ func (c *Controller) Managed() []Managed {
 	}
 	others := sync.OnceValue(c.byName)
 	for _, e := range c.plan.left {
+		m := Managed{Ingress: e.origin.Name(), Field: e.field, Secret: e.secret, Names: e.wanted.Names, Refused: e.refused, NotManaged: true}
+		leaf := e.state.leaf()
 		if cert := c.remains(e, others, now); cert != nil {
-			out = append(out, Managed{Ingress: e.origin.Ref.Namespace + "/" + e.origin.Ref.Name, Field: e.field, Secret: e.secret, Names: e.wanted.Names,
-				Refused: remaining(e, cert), NotManaged: true, Serial: cert.Leaf.SerialNumber.Text(16), NotAfter: cert.Leaf.NotAfter})
+			m.Refused, leaf = remaining(e, cert), cert.Leaf
+		}
+		if leaf != nil {
+			m.Serial, m.NotAfter = leaf.SerialNumber.Text(16), leaf.NotAfter
+		}
+		if m.Refused != "" {
+			out = append(out, m)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Managed) int { return strings.Compare(a.Ingress, b.Ingress) })
@@ -69,8 +83,8 @@ func (c *Controller) Managed() []Managed {
 
 // describe is called with mu held; held says which directories are left alone.
 func (c *Controller) describe(e entry, held *acme.Holds, now time.Time) Managed {
-	m := Managed{Ingress: e.origin.Ref.Namespace + "/" + e.origin.Ref.Name, Field: e.field, Secret: e.secret,
-		Names: e.wanted.Names, Refused: e.refused, NotManaged: e.foreign, Unwritten: c.unsaved[e.secret]}
+	m := Managed{Ingress: e.origin.Name(), Field: e.field, Secret: e.secret,
+		Names: e.wanted.Names, Refused: e.refused, Reason: e.reason, NotManaged: e.foreign, Unwritten: c.unsaved[e.secret]}
 	if e.wanted.Issuer != nil {
 		m.Issuer = e.wanted.Issuer.Name
 	}
@@ -91,6 +105,7 @@ func (c *Controller) describe(e entry, held *acme.Holds, now time.Time) Managed 
 	if e.managed() {
 		facts := acme.FactsOf(r.Record, e.wanted, now)
 		facts.Held = held.Until(e.wanted, r.Record)
+		m.Renewal, m.RenewalWhy = facts.RenewalDue()
 		next := acme.Next(facts)
 		m.Next, m.NextWhy = next.At, next.Why
 	}

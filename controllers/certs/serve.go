@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -46,12 +47,16 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 			c.standIn[e.secret] = struct{}{}
 		}
 	}
-	for _, e := range p.left {
-		if _, twice := c.standIn[e.secret]; twice {
+	for _, e := range slices.Concat(p.entries, p.left) {
+		if _, twice := c.standIn[e.secret]; twice || e.served || !e.state.missing() {
 			continue
 		}
-		if cert := c.remains(e, others, now); cert != nil {
-			out[e.secret] = certstore.StandIn{Fallback: cert}
+		in := certstore.StandIn{Pending: e.refused}
+		if e.left {
+			in.Fallback = c.remains(e, others, now)
+		}
+		if in != (certstore.StandIn{}) {
+			out[e.secret] = in
 			c.standIn[e.secret] = struct{}{}
 		}
 	}
@@ -63,7 +68,7 @@ func (c *Controller) standIns(p *plan) map[certstore.SecretRef]certstore.StandIn
 // for none any more: a Secret that never was written cannot stay. Nil if there is a
 // Secret, or if none that is stored is valid. Called with mu held.
 func (c *Controller) remains(e entry, others func() nameIndex, now time.Time) *certstore.Certificate {
-	if e.state.phase != absent && e.state.phase != unreadable {
+	if !e.state.missing() {
 		return nil
 	}
 	cert := mostUseful(others().covering(e.wanted.Owner, e.wanted.Names), e.wanted.Names, now)
@@ -94,15 +99,18 @@ func remaining(e entry, cert *certstore.Certificate) string {
 
 // standInFor is called with mu held; others has what is stored.
 func (c *Controller) standInFor(e entry, others func() nameIndex, now time.Time) certstore.StandIn {
-	r := c.recordOf(e)
+	r, in := c.recordOf(e), certstore.StandIn{}
 	switch {
 	case r.cert != nil && better(r, e, now):
-		return certstore.StandIn{Certificate: r.cert}
+		in.Certificate = r.cert
 	case e.state.cert != nil:
-		return certstore.StandIn{Fallback: r.cert} // nil, unless it is stored
+		in.Fallback = r.cert // nil, unless it is stored
+	default:
+		in.Certificate = mostUseful(others().covering(e.wanted.Owner, e.wanted.Names), e.wanted.Names, now)
 	}
-	in := certstore.StandIn{Certificate: mostUseful(others().covering(e.wanted.Owner, e.wanted.Names), e.wanted.Names, now)}
-	if in.Certificate == nil && e.managed() {
+	served := cmp.Or(in.Certificate, e.state.cert)
+	fails := r.Record != nil && r.Failures.Count > 0 // it may end before the next plan is made
+	if fails || served == nil || served.Validity(now) != "" || !covers(served, e.wanted.Names) {
 		in.Pending = pending(e, r)
 	}
 	return in
@@ -204,8 +212,15 @@ func follows(sequence int64, cert *certstore.Certificate, lastSequence int64, la
 	return cert.Leaf.NotAfter.After(last.Leaf.NotAfter)
 }
 
-// pending says what is being done for an entry without a certificate.
+// pending says what is being done for an entry without a certificate, or why
+// nothing is; empty: somebody else has to.
 func pending(e entry, r stored) string {
+	switch {
+	case e.foreign:
+		return ""
+	case !e.managed():
+		return e.refused
+	}
 	issuer := e.wanted.Issuer.Name
 	switch {
 	case r.Record == nil:

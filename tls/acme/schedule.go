@@ -116,6 +116,15 @@ func room(life time.Duration) time.Duration {
 	return min(max(life-life/100*newestRenew, tries+min(3*oneOrder, life/20)), life/3)
 }
 
+// RenewalDue returns when the certificate is to be renewed, and why then, however
+// its renewal is getting on; zero: there is no certificate.
+func (f Facts) RenewalDue() (time.Time, string) {
+	if f.NotAfter.IsZero() {
+		return time.Time{}, ""
+	}
+	return f.due(f.NotAfter.Sub(f.NotBefore))
+}
+
 // Due reports whether the certificate is to be renewed, or has ended.
 func (f Facts) Due() bool { return f.hasty(f.Now) }
 

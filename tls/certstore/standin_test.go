@@ -55,6 +55,39 @@ func TestStandIn(t *testing.T) {
 	served(nil, "does not exist")
 }
 
+// TestPendingExplains: where somebody sees to the certificate, the owner is told how
+// that is getting on, also where what there is has ended, or is not for the host.
+func TestPendingExplains(t *testing.T) {
+	ca, s := testcert.New(t), newStore(t)
+	leaf := func(until time.Time) *certstore.Certificate {
+		certPEM, keyPEM := ca.LeafOf(testcert.ECDSA, time.Now().Add(-2*time.Hour), until, "web.example")
+		return parse(t, certPEM, keyPEM)
+	}
+	secret := ref("shop/web")
+	s.SetClaims([]certstore.Claim{claim("web.example", "shop", "shop/web"), claim("new.example", "shop", "shop/web")}, nil)
+	s.SetSecret(secret, leaf(time.Now().Add(-time.Hour)), "")
+	s.SetStandIn(secret, certstore.StandIn{Pending: "le did not issue it: no"})
+	s.SetStandIn(secret, certstore.StandIn{Pending: "le did not issue it: never"})
+	problems := s.Problems()
+	if len(problems) != 2 {
+		t.Fatalf("%v", problems)
+	}
+	for _, p := range problems {
+		if !strings.Contains(p.Message, "le did not issue it: never") || !strings.Contains(p.Remedy, "portico cert why") || p.Reason == certstore.ReasonMismatch {
+			t.Errorf("%v", p)
+		}
+	}
+	if why := s.Select("new.example").Why; !strings.Contains(why, "in Secret shop/web is for web.example, not for new.example; le did not issue it: never") {
+		t.Error(why)
+	}
+	s.SetStandIn(secret, certstore.StandIn{})
+	for _, p := range s.Problems() {
+		if strings.Contains(p.Text(), "le did not") || !strings.Contains(p.Remedy, "Secret") {
+			t.Errorf("%v", p)
+		}
+	}
+}
+
 // TestDefaultStandIn: what stands in for the default Secret is what is served by
 // default.
 func TestDefaultStandIn(t *testing.T) {

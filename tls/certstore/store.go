@@ -147,8 +147,9 @@ type StandIn struct {
 	// Fallback is served where the Secret holds none, from the moment that it
 	// is deleted on; nil: none.
 	Fallback *Certificate
-	// Pending says in words what is being done to get a certificate; it
-	// explains why there is none.
+	// Pending says in words what is being done to get a certificate, or why
+	// nothing is. It explains why there is none, none for a host, or one that
+	// has ended; empty: somebody has to replace the Secret.
 	Pending string
 }
 
@@ -157,10 +158,11 @@ func (s *Store) SetStandIn(ref SecretRef, in StandIn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was, wasWhy := s.held(ref)
+	wasPending := s.standIn[ref].Pending
 	if s.standIn[ref] = in; in == (StandIn{}) {
 		delete(s.standIn, ref)
 	}
-	if is, why := s.held(ref); is != was || why != wasWhy {
+	if is, why := s.held(ref); is != was || why != wasWhy || in.Pending != wasPending {
 		s.publishSecret(ref)
 	}
 }
@@ -291,9 +293,21 @@ func (s *Store) entry(c Claim) entry {
 func (s *Store) usable(c Claim) (*Certificate, string) {
 	cert, why := s.held(c.Secret)
 	if cert != nil && !cert.Covers(c.Host) {
-		return nil, fmt.Sprintf("the certificate in Secret %s is for %s, not for %s", c.Secret, nameList(cert), c.Host)
+		why = fmt.Sprintf("the certificate %s is for %s, not for %s", place(c.Secret, cert), nameList(cert), c.Host)
+		if pending := s.standIn[c.Secret].Pending; pending != "" {
+			why += "; " + pending
+		}
+		return nil, why
 	}
 	return cert, why
+}
+
+// place says where a certificate that is served for a Secret comes from.
+func place(ref SecretRef, cert *Certificate) string {
+	if cert.Source != "" {
+		return "from " + cert.Source
+	}
+	return "in Secret " + ref.String()
 }
 
 // held returns what a Secret holds, or why it is of no use.
@@ -368,6 +382,8 @@ func (s *Store) defaultProblem(now time.Time) (diag.Problem, bool) {
 
 const renewSecret = "Renew the certificate and replace the Secret"
 
+func howItIs(host string) string { return "How it is getting on: portico cert why " + host }
+
 func createSecret(ref SecretRef) string {
 	return fmt.Sprintf("Create or mend it: kubectl create secret tls %s -n %s --cert=FILE --key=FILE", ref.Name, ref.Namespace)
 }
@@ -379,11 +395,12 @@ func (s *Store) problem(c Claim, now time.Time) (diag.Problem, bool) {
 	}
 	held, _ := s.held(c.Secret)
 	cert, why := s.usable(c)
+	pending := s.standIn[c.Secret].Pending
 	switch {
-	case cert == nil && s.secrets[c.Secret].cert == nil && s.standIn[c.Secret].Pending != "":
+	case cert == nil && pending != "":
 		p.Reason = ReasonPending
 		p.Message = fmt.Sprintf("host %s gets the default certificate until its own is there: %s", c.Host, why)
-		p.Remedy = "How it is getting on: portico cert why " + c.Host
+		p.Remedy = howItIs(c.Host)
 	case cert == nil && held != nil:
 		p.Reason = ReasonMismatch
 		p.Message = fmt.Sprintf("host %s gets the default certificate: %s", c.Host, why)
@@ -394,8 +411,10 @@ func (s *Store) problem(c Claim, now time.Time) (diag.Problem, bool) {
 		p.Remedy = createSecret(c.Secret)
 	case cert.Validity(now) != "":
 		p.Reason = ReasonExpired
-		p.Message = fmt.Sprintf("the certificate of host %s in Secret %s %s; it is served as it is", c.Host, c.Secret, cert.Validity(now))
-		p.Remedy = renewSecret
+		p.Message = fmt.Sprintf("the certificate of host %s %s %s; it is served as it is", c.Host, place(c.Secret, cert), cert.Validity(now))
+		if p.Remedy = renewSecret; pending != "" {
+			p.Message, p.Remedy = p.Message+"; "+pending, howItIs(c.Host)
+		}
 	default:
 		return p, false
 	}

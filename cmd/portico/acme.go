@@ -236,8 +236,8 @@ func (p *plane) showCertificates(c *certificates, ctl *certs.Controller) {
 		out := make([]admin.ManagedCertificate, len(list))
 		for i, m := range list {
 			out[i] = admin.ManagedCertificate{
-				Ingress: m.Ingress, Field: m.Field, Secret: m.Secret.String(), Names: m.Names, Issuer: m.Issuer, Refused: m.Refused, NotManaged: m.NotManaged,
-				Serial: m.Serial, NotAfter: m.NotAfter, Ordered: m.Ordered, Next: m.Next, NextWhy: m.NextWhy,
+				Ingress: m.Ingress, Field: m.Field, Secret: m.Secret.String(), Names: m.Names, Issuer: m.Issuer, Refused: m.Refused, Reason: string(m.Reason), NotManaged: m.NotManaged,
+				Serial: m.Serial, NotAfter: m.NotAfter, Ordered: m.Ordered, Next: m.Next, NextWhy: m.NextWhy, Renewal: m.Renewal, RenewalWhy: m.RenewalWhy,
 				Failures: m.Failures, LastError: m.LastError, LastErrorAt: m.LastErrorAt, Unwritten: m.Unwritten,
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/router/admin"
+	"github.com/portico-ingress/portico/router/diag"
 	"github.com/portico-ingress/portico/router/view"
 )
 
@@ -120,33 +120,29 @@ func (f *certFlags) list(ctx context.Context, out io.Writer) error {
 	if f.output == "json" {
 		views := make([]certificateView, len(served))
 		for i := range served {
-			views[i] = certificateView{Served: &served[i], Managed: managedFor(managed, served[i].Host)}
+			views[i] = certificateView{Served: &served[i], Managed: admin.ManagedFor(managed, served[i].Host)}
 		}
 		return writeJSON(out, views)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "HOST\tSOURCE\tISSUER\tVALID UNTIL\tSTATE\tNEXT\tLAST ERROR")
+	fmt.Fprintln(w, "HOST\tSOURCE\tISSUER\tVALID UNTIL\tSTATE\tRENEWAL\tNEXT\tLAST ERROR")
 	for i := range served {
 		s := &served[i]
-		state, next, last := "-", "-", cmp.Or(s.Why, "-")
-		for _, m := range managedFor(managed, s.Host) {
-			state, next, last = m.State(time.Now()), until(m.Next), cmp.Or(m.Refused, m.LastError, m.Unwritten, "-")
+		state, renewal, next, last := "-", "-", "-", cmp.Or(s.Why, "-")
+		if list := admin.ManagedFor(managed, s.Host); len(list) > 0 {
+			m := list[0]
+			state, renewal, next, last = m.State(time.Now()), until(m.Renewal), until(m.Next), cmp.Or(m.Refused, m.LastError, m.Unwritten, "-")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(s.Host, "(default)"), s.Source, s.Issuer, until(s.NotAfter), state, next, last)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(s.Host, "(default)"), s.Source, oneLine(s.Issuer), until(s.NotAfter), state, renewal, next, oneLine(last))
 	}
 	return w.Flush()
 }
 
-// managedFor returns the entries that list a host.
-func managedFor(list []admin.ManagedCertificate, host string) []admin.ManagedCertificate {
-	var out []admin.ManagedCertificate
-	for _, m := range list {
-		if slices.Contains(m.Names, host) {
-			out = append(out, m)
-		}
-	}
-	return out
-}
+// oneLine is text of a CA, of a certificate or of an apiserver as one line of ours.
+func oneLine(text string) string { return diag.OneLine(text, maxLine) }
+
+// maxLine bounds a line, in bytes: one certificate may have many names.
+const maxLine = 16 << 10
 
 func (f *certFlags) why(ctx context.Context, name string, out io.Writer) error {
 	host, err := view.CanonicalHost(strings.TrimPrefix(name, "*."))
@@ -161,9 +157,9 @@ func (f *certFlags) why(ctx context.Context, name string, out io.Writer) error {
 		return err
 	}
 	v := certificateView{Served: servedFor(served, host)}
-	v.Managed = managedFor(managed, host)
+	v.Managed = admin.ManagedFor(managed, host)
 	if len(v.Managed) == 0 && v.Served != nil {
-		v.Managed = managedFor(managed, v.Served.Host) // by its wildcard
+		v.Managed = admin.ManagedFor(managed, v.Served.Host) // by its wildcard
 	}
 	if f.output == "json" {
 		return writeJSON(out, v)
@@ -193,7 +189,7 @@ func servedFor(list []admin.ServedCertificate, host string) *admin.ServedCertifi
 func (v *certificateView) text(host string, now time.Time) string {
 	var b strings.Builder
 	line := func(key, format string, args ...any) {
-		fmt.Fprintf(&b, "  %-12s %s\n", key, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "  %-12s %s\n", key, oneLine(fmt.Sprintf(format, args...)))
 	}
 	fmt.Fprintf(&b, "%s\n", host)
 	if s := v.Served; s != nil {
@@ -228,6 +224,9 @@ func (v *certificateView) text(host string, now time.Time) string {
 		}
 		if m.LastError != "" {
 			line("last error", "%s, %d since the last success: %s", until(m.LastErrorAt), m.Failures, m.LastError)
+		}
+		if !m.Renewal.IsZero() {
+			line("renewal", "%s: %s", lifetime(m.Renewal, now), m.RenewalWhy)
 		}
 		if !m.Next.IsZero() {
 			line("next", "%s: %s", lifetime(m.Next, now), m.NextWhy)

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/portico-ingress/portico/cmd/internal/program"
+	"github.com/portico-ingress/portico/router/admin"
 )
 
 const certManifest = `apiVersion: networking.k8s.io/v1
@@ -127,5 +129,23 @@ func TestCert(t *testing.T) {
 	defer stop()
 	if _, again := serial(t, https, "a.localhost"); again != number {
 		t.Errorf("after a start %s is served, not %s", again, number)
+	}
+}
+
+// TestCertText: what others have written stays on its line, and each entry that
+// claims a host is shown, with when it is renewed.
+func TestCertText(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	v := certificateView{Served: &admin.ServedCertificate{Host: "a.example", Source: "issuer le", Issuer: "CN=x\nroot"}, Managed: []admin.ManagedCertificate{
+		{Ingress: "a/web", Serial: "1", NotAfter: now.Add(24 * time.Hour), Failures: 1, LastError: "no\n  state        issued", LastErrorAt: now,
+			Renewal: now.Add(8 * time.Hour), RenewalWhy: "two thirds of its life are over", Next: now.Add(time.Hour), NextWhy: "the CA is asked when to renew"},
+		{Ingress: "evil/web", Refused: "host a.example belongs to namespace a"},
+	}}
+	out := v.text("a.example", now)
+	for _, want := range []string{"signed by    CN=x root\n", ": no state issued\n", "renewal      2026-05-01T20:00:00Z (in 8h0m0s): two thirds of its life are over\n",
+		"next         2026-05-01T13:00:00Z (in 1h0m0s): the CA is asked when to renew\n", "asked for by Ingress evil/web", "why          host a.example belongs"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("lacks %q:\n%s", want, out)
+		}
 	}
 }

@@ -133,6 +133,10 @@ func (s Sources) certificates(w http.ResponseWriter, r *http.Request) {
 	answer(w, r, list, func() string { return certificatesText(list) })
 }
 
+// maxNames bounds the bytes of the names that a line of a table shows: what is in
+// a certificate is not ours to trust.
+const maxNames = 16 << 10
+
 func certificatesText(list []ServedCertificate) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -142,7 +146,7 @@ func certificatesText(list []ServedCertificate) string {
 		if host == "" {
 			host = "(default)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", host, c.Source, c.NotAfter.UTC().Format(time.RFC3339), strings.Join(c.Names, ","), c.Why)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", host, c.Source, c.NotAfter.UTC().Format(time.RFC3339), diag.OneLine(strings.Join(c.Names, ","), maxNames), diag.OneLine(c.Why, diag.MaxNote))
 	}
 	_ = w.Flush() // into memory
 	return b.String()

@@ -27,6 +27,22 @@ func TestState(t *testing.T) {
 	}
 }
 
+// The entry that gets a host's certificate comes first, whoever else claims it.
+func TestManagedFor(t *testing.T) {
+	host := []string{"a.example"}
+	list := admin.ManagedFor([]admin.ManagedCertificate{
+		{Ingress: "evil/web", Names: host, Refused: "not yours", Reason: "HostNotOwned"}, {Ingress: "a/bad", Names: host, Refused: "no", Reason: "IssuerNotPermitted"},
+		{Ingress: "a/theirs", Names: host, Refused: "theirs", NotManaged: true}, {Ingress: "a/web", Names: host}, {Ingress: "a/other", Names: []string{"b.example"}},
+	}, "a.example")
+	var got []string
+	for _, m := range list {
+		got = append(got, m.Ingress)
+	}
+	if want := "a/web a/theirs a/bad evil/web"; strings.Join(got, " ") != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
 func TestManaged(t *testing.T) {
 	f := newFixture(t)
 	const url = "http://127.0.0.1:9091/managed"
@@ -39,7 +55,7 @@ func TestManaged(t *testing.T) {
 		}
 	}
 	h := admin.NewDebug(f.sources)
-	has(t, h, url, "shop/web-tls  a.example,b.example  le      issued   2126-05-01T00:00:00Z  -     it cannot be read", "shop/old-tls  c.example            -       refused  -                     -     it was made by somebody else")
+	has(t, h, url, "shop/web-tls  a.example,b.example  le      issued   2126-05-01T00:00:00Z  -        -     it cannot be read", "shop/old-tls  c.example            -       refused  -                     -        -     it was made by somebody else")
 	var list []map[string]any
 	decode(t, has(t, h, url+"?format=json"), &list)
 	if len(list) != 2 || list[0]["serial"] != "2a" || list[1]["refused"] == "" {

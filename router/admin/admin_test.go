@@ -189,9 +189,13 @@ func TestMetrics(t *testing.T) {
 		`portico_endpoints{state="ready"} 1`, `portico_endpoints{state="terminating"} 1`, `portico_endpoints{state="unready"} 1`,
 		`portico_pools{state="usable"} 1`, `portico_pools{state="empty"} 1`,
 		`portico_certificate_expiry_timestamp_seconds{host=""}`, `portico_certificate_expiry_timestamp_seconds{host="web.example.com"}`,
+		`portico_certificate_not_before_timestamp_seconds{host="web.example.com"}`,
 		`portico_problems{reason="CertificateUnusable"} 1`,
 		"portico_access_log_dropped_total 7\n",
 	)
+	if _, body := get(t, h, "/metrics"); strings.Contains(body, `{host="api.example.com"}`) {
+		t.Error("the date of the default certificate is shown as that of a host that has none of its own")
+	}
 
 	f.publish(ingress("web", "web.example.com"))
 	body := has(t, h, "/metrics", `ingress="shop/web"`, `ingress=""`)

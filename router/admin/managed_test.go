@@ -43,6 +43,26 @@ func TestManagedFor(t *testing.T) {
 	}
 }
 
+// What asks for certificates is counted by how it is getting on, refusals too, and
+// a host has one date of renewal, whoever else claims it.
+func TestManagedMetrics(t *testing.T) {
+	f, m := newFixture(t), admin.NewMetrics()
+	at := time.Unix(4_000_000_000, 0)
+	f.sources.Managed = func() []admin.ManagedCertificate {
+		return []admin.ManagedCertificate{
+			{Names: []string{"a.example"}, Issuer: "le", Serial: "1", NotAfter: at.Add(time.Hour), Renewal: at.Add(time.Minute)},
+			{Names: []string{"a.example", "b.example"}, Issuer: "le", Serial: "1", NotAfter: at, Renewal: at, Failures: 2},
+			{Names: []string{"a.example"}, Issuer: "le", Refused: "no", Reason: "IssuerNotPermitted"},
+			{Names: []string{"c.example"}, Refused: "theirs", NotManaged: true},
+		}
+	}
+	m.Watch(f.sources)
+	has(t, admin.New(m, noChecks), "/metrics",
+		`portico_certificate_entries{issuer="le",state="issued"} 1`, `portico_certificate_entries{issuer="le",state="renewal_fails"} 1`,
+		`portico_certificate_entries{issuer="le",state="refused"} 1`, `portico_certificate_entries{issuer="",state="not_managed"} 1`,
+		`portico_certificate_renewal_timestamp_seconds{host="a.example"} 4e+09`, `portico_certificate_renewal_timestamp_seconds{host="b.example"} 4e+09`)
+}
+
 func TestManaged(t *testing.T) {
 	f := newFixture(t)
 	const url = "http://127.0.0.1:9091/managed"

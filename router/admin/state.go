@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"iter"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -56,7 +58,10 @@ var (
 	routesDesc      = describe("portico_table_routes", "Routes in the served table.")
 	endpointsDesc   = describe("portico_endpoints", "Endpoints of all pools, by state.", "state")
 	poolsDesc       = describe("portico_pools", "Pools, by whether traffic can go anywhere.", "state")
-	certificateDesc = describe("portico_certificate_expiry_timestamp_seconds", "When the certificate served for a host ends; the default certificate has no host.", "host")
+	certificateDesc = describe("portico_certificate_expiry_timestamp_seconds", "When the certificate served for a host ends. The default certificate is under an empty host, and under no other.", "host")
+	notBeforeDesc   = describe("portico_certificate_not_before_timestamp_seconds", "When the certificate served for a host began; the same hosts as the expiry.", "host")
+	renewalDesc     = describe("portico_certificate_renewal_timestamp_seconds", "When the certificate that Portico gets for a host is to be renewed; in the past: renewal is late, or fails.", "host")
+	entriesDesc     = describe("portico_certificate_entries", "Entries of spec.tls that ask for a certificate, by issuer and state.", "issuer", "state")
 	problemsDesc    = describe("portico_problems", "Problems with objects, by reason.", "reason")
 	ejectedDesc     = describe("portico_endpoints_ejected", "Endpoints that are out of the balance for their failures.")
 	ejectionsDesc   = describe("portico_endpoint_ejections_total", "Times that an endpoint was taken out of the balance for its failures.")
@@ -75,7 +80,7 @@ type stateCollector struct{ sources Sources }
 
 // Describe implements prometheus.Collector.
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, problemsDesc, ejectedDesc, ejectionsDesc, retriesDesc, waitedDesc} {
+	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, notBeforeDesc, renewalDesc, entriesDesc, problemsDesc, ejectedDesc, ejectionsDesc, retriesDesc, waitedDesc} {
 		ch <- d
 	}
 }
@@ -92,7 +97,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	})
 	for _, served := range c.certificates() {
 		gauge(certificateDesc, float64(served.Leaf.NotAfter.Unix()), served.Host)
+		gauge(notBeforeDesc, float64(served.Leaf.NotBefore.Unix()), served.Host)
 	}
+	c.managed(gauge)
 	reasons := make(map[string]int)
 	for _, p := range c.sources.Publisher.Problems() {
 		reasons[string(p.Reason)]++
@@ -168,9 +175,34 @@ func (c *stateCollector) backends(gauge gaugeFunc, counter func(d *prometheus.De
 	counter(waitedDesc, s.Overloaded, "refused")
 }
 
-// certificates returns what is served, those that end first first.
+// managed shows how the certificates that are asked for are getting on.
+func (c *stateCollector) managed(gauge gaugeFunc) {
+	if c.sources.Managed == nil {
+		return
+	}
+	now, list := time.Now(), c.sources.Managed()
+	type series struct{ issuer, state string }
+	entries, renewals := make(map[series]int), make(map[string]time.Time)
+	for _, m := range list {
+		entries[series{m.Issuer, strings.ReplaceAll(m.State(now), " ", "_")}]++
+		for _, host := range m.Names {
+			if last, ok := renewals[host]; !m.Renewal.IsZero() && (ok && m.Renewal.Before(last) || !ok && len(renewals) < maxCertificates) {
+				renewals[host] = m.Renewal
+			}
+		}
+	}
+	for s, n := range entries {
+		gauge(entriesDesc, float64(n), s.issuer, s.state)
+	}
+	for host, at := range renewals {
+		gauge(renewalDesc, float64(at.Unix()), host)
+	}
+}
+
+// certificates returns what is served, those that end first first. Hosts that get
+// the default certificate are left out: theirs would pass for one of their own.
 func (c *stateCollector) certificates() []certstore.Served {
-	list := c.sources.Certs.List()
+	list := slices.DeleteFunc(c.sources.Certs.List(), func(s certstore.Served) bool { return s.Host != "" && s.Why != "" })
 	if len(list) > maxCertificates {
 		slices.SortStableFunc(list, func(a, b certstore.Served) int {
 			return cmp.Compare(a.Leaf.NotAfter.Unix(), b.Leaf.NotAfter.Unix())

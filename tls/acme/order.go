@@ -75,6 +75,7 @@ func (o *order) place(ctx context.Context) error {
 	}
 	o.m.opts.Log.Info("ordering a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("why", o.why))
 	o.tell(r, Step{Reason: StepOrdering, Message: fmt.Sprintf("ordering a certificate from %s: %s", r.Issuer, o.why)})
+	o.m.opts.Metrics.tried(r.Issuer)
 	limit, cancel := context.WithTimeout(held, o.wanted.Issuer.Timeout)
 	defer cancel()
 	chain, err := o.obtain(limit, r, key)
@@ -141,7 +142,6 @@ func (o *order) obtain(ctx context.Context, r *Record, key crypto.Signer) ([]byt
 	if o.wanted.Issuer.Internal() {
 		return o.sign(ctx, r, csr)
 	}
-	o.m.opts.Metrics.ordered(r.Issuer)
 	replaces := r.Leaf()
 	if !r.knownTo(o.wanted.Issuer) || r.Failures.Count > 0 && r.Failures.Reason == ReasonRefused {
 		// Perhaps refused for this: a CA does not take it from another

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	acmelib "github.com/mholt/acmez/v3/acme"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // TestUnstoredAnswer: a CA that was asked when to renew is not asked again at once
@@ -117,5 +118,37 @@ func TestWordsOfOneLine(t *testing.T) {
 	f := classify(acmelib.Problem{Type: acmelib.ProblemTypeMalformed, Detail: "no\r\n\x1b[1mgood.example\tissued" + strings.Repeat(" and more", 1000)})
 	if len(f.message) > maxMessage || !strings.HasPrefix(f.message, "malformed: no [1mgood.example issued and more") || strings.ContainsAny(f.message, "\r\n\t\x1b") {
 		t.Errorf("%q", f.message)
+	}
+}
+
+// TestAttemptsAreCounted: each attempt ends as a certificate or as a failure.
+func TestAttemptsAreCounted(t *testing.T) {
+	metrics := NewMetrics()
+	o := newOffice(t, func(opts *Options) { opts.Metrics = metrics })
+	own, dead := want(ownIssuer("own"), "a.example"), want(&Issuer{Name: "dead", Directory: "https://127.0.0.1:1/dir", KeyType: DefaultKeyType,
+		Challenges: []string{HTTP01}, Timeout: time.Minute}, "b.example")
+	o.Want([]Wanted{own, dead})
+	stop := o.run()
+	o.until("one of each", func() bool { r := o.record(dead); return o.issued(own)() && r != nil && r.Failures.Count > 0 })
+	stop()
+	failed := o.record(dead).Failures.Count
+	registry, counts := prometheus.NewRegistry(), make(map[string]int)
+	registry.MustRegister(metrics)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			counts[name] = int(m.GetCounter().GetValue())
+		}
+	}
+	if counts["portico_acme_attempts_total own"] != 1 || counts["portico_acme_certificates_total own"] != 1 ||
+		counts["portico_acme_attempts_total dead"] < failed || counts["portico_acme_failures_total dead unavailable"] != failed {
+		t.Errorf("%v, and %d failures are known", counts, failed)
 	}
 }

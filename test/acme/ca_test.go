@@ -365,7 +365,9 @@ func TestHangs(t *testing.T) {
 		return v
 	})
 	r.start()
-	w := wanted(issuer(t, ca, func(c *acme.IssuerConfig) { c.Timeout = 3 * time.Second }), "a.example")
+	i := issuer(t, ca)
+	i.Timeout = 3 * time.Second // less than can be configured
+	w := wanted(i, "a.example")
 	r.manager.Want([]acme.Wanted{w})
 	if f := r.failed(w); f.Reason != acme.ReasonUnavailable {
 		t.Errorf("%+v", f)
@@ -390,7 +392,8 @@ func TestStuckInProcessing(t *testing.T) {
 		return v
 	})
 	r.start()
-	i := issuer(t, ca, func(c *acme.IssuerConfig) { c.Timeout = 5 * time.Second })
+	i := issuer(t, ca)
+	i.Timeout = 5 * time.Second // less than can be configured
 	w, other := wanted(i, "stuck.example"), wanted(i, "other.example")
 	r.manager.Want([]acme.Wanted{w, other})
 	if f := r.failed(w); f.Reason != acme.ReasonUnavailable || !strings.Contains(f.Message, "not done within 5s") || !strings.Contains(f.Message, "finalizing order") {

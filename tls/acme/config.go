@@ -3,13 +3,16 @@ package acme
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/mail"
+	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -108,15 +111,52 @@ func onlySettings(s map[string]string, known ...string) error {
 	return nil
 }
 
-// ParseConfig reads the file of issuers.
+// ParseConfig reads the file of issuers. One that lists none is a mistake.
 func ParseConfig(text []byte) (*Config, error) {
 	c := new(Config)
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
 	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, plain(err)
+	}
+	if len(c.Issuers) == 0 {
+		return nil, errors.New("it lists no issuer; give at least one under issuers, or leave the file out")
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it has more than one YAML document; put all issuers into the first")
 	}
 	return c, nil
+}
+
+// kinds are what the parser calls by the names of Go's types.
+var kinds = strings.NewReplacer(
+	"[]acme.IssuerConfig", "a list of issuers", "acme.IssuerConfig", "an issuer, which has keys such as name", "acme.Config", "keys such as issuers",
+	"acme.DNSConfig", "keys such as provider", "map[string]string", "keys with text", "[]string", "a list of text",
+	"time.Duration", "a duration such as 5m", "string", "text", "bool", "true or false", "!!str", "text", "!!seq", "a list", "!!map", "keys", "!!int", "the number", "!!bool", "",
+)
+
+var (
+	unknownKey = regexp.MustCompile(`^(line \d+): field (.*) not found in type .*$`)
+	otherKind  = regexp.MustCompile(`^(line \d+): cannot unmarshal (\S+)( .*)? into (.*)$`)
+	inline     = regexp.MustCompile(`struct \{.*\}`)
+)
+
+// plain says in the words of the file what the parser says in those of Go.
+func plain(err error) error {
+	var faults *yaml.TypeError
+	if !errors.As(err, &faults) {
+		return err
+	}
+	var errs []error
+	for _, text := range faults.Errors {
+		if m := unknownKey.FindStringSubmatch(text); m != nil {
+			text = fmt.Sprintf("%s: there is no key %q here", m[1], m[2])
+		} else if m := otherKind.FindStringSubmatch(text); m != nil {
+			text = fmt.Sprintf("%s: %s%s is not %s", m[1], kinds.Replace(m[2]), m[3], kinds.Replace(inline.ReplaceAllString(m[4], "keys with values")))
+		}
+		errs = append(errs, errors.New(text))
+	}
+	return errors.Join(errs...)
 }
 
 // Open reads the files that the configuration names and returns every
@@ -154,7 +194,7 @@ func (in *IssuerConfig) open() (*Issuer, error) {
 		Timeout: in.Timeout, Lifetime: in.Lifetime,
 	}
 	i.complete()
-	return i, errors.Join(in.check(), in.suffixes(i), in.eab(i), in.roots(i), in.dns(i))
+	return i, errors.Join(in.check(), in.ofOthers(), in.suffixes(i), in.eab(i), in.roots(i), in.dns(i))
 }
 
 func (in *IssuerConfig) check() error {
@@ -172,9 +212,9 @@ func (in *IssuerConfig) check() error {
 	case !in.CA && in.Directory == "":
 		fail("directory is missing: the URL of an ACME server, or ca: true for a CA of our own")
 	}
-	for _, u := range []string{in.Directory, in.Staging} {
-		if parsed, err := url.Parse(u); u != "" && (err != nil || parsed.Scheme != "https" || parsed.Host == "") {
-			fail("directory %q is not an https URL", u)
+	for key, u := range map[string]string{"directory": in.Directory, "staging": in.Staging} {
+		if u != "" && !isDirectory(u) {
+			fail("%s %q is not an https URL; http is for servers on this machine only", key, u)
 		}
 	}
 	if _, err := mail.ParseAddress(in.Email); in.Email != "" && err != nil {
@@ -191,10 +231,55 @@ func (in *IssuerConfig) check() error {
 	if slices.Contains(in.Challenges, DNS01) && in.DNS == nil {
 		fail("challenge dns-01 needs dns: the provider that publishes it")
 	}
-	if in.Timeout < 0 || in.Lifetime < 0 {
-		fail("timeout and lifetime must not be negative")
+	if in.Timeout != 0 && in.Timeout < minTimeout {
+		fail("timeout %v is less than %v, which an order may need; the default is %v", in.Timeout, minTimeout, defaultTimeout)
+	}
+	if in.Lifetime != 0 && in.Lifetime < minLifetime {
+		fail("lifetime %v is less than %v; the default is %v", in.Lifetime, minLifetime, defaultLifetime)
 	}
 	return errors.Join(errs...)
+}
+
+const (
+	defaultTimeout  = 5 * time.Minute
+	minTimeout      = 10 * time.Second
+	defaultLifetime = 30 * 24 * time.Hour
+	minLifetime     = 5 * time.Minute
+)
+
+// isDirectory reports whether a URL may be that of an ACME server (RFC 8555 §6.1).
+// What does not leave the machine needs no TLS.
+func isDirectory(u string) bool {
+	parsed, err := url.Parse(u)
+	if err != nil || parsed.Hostname() == "" {
+		return false
+	}
+	addr, _ := netip.ParseAddr(parsed.Hostname())
+	return parsed.Scheme == "https" || parsed.Scheme == "http" && (addr.IsLoopback() || parsed.Hostname() == "localhost")
+}
+
+// ofOthers reports settings that an issuer of this kind does not heed.
+func (in *IssuerConfig) ofOthers() error {
+	if !in.CA {
+		if in.Lifetime != 0 {
+			return errors.New("lifetime is for a CA of our own; an ACME server decides itself, or by its profile")
+		}
+		return nil
+	}
+	var without []string
+	for key, given := range map[string]bool{
+		"email": in.Email != "", "eab": in.EAB.KeyID+in.EAB.KeyFile != "", "caBundle": in.CABundle != "", "profile": in.Profile != "",
+		"preferredRoot": in.PreferredRoot != "", "challenges": len(in.Challenges) > 0, "dns": in.DNS != nil, "timeout": in.Timeout != 0,
+	} {
+		if given {
+			without = append(without, key)
+		}
+	}
+	if len(without) == 0 {
+		return nil
+	}
+	slices.Sort(without)
+	return fmt.Errorf("%s: a CA of our own has no use for it; leave it out, or ca", strings.Join(without, ", "))
 }
 
 func (in *IssuerConfig) suffixes(i *Issuer) error {
@@ -219,7 +304,11 @@ func (in *IssuerConfig) eab(i *Issuer) error {
 	if err != nil {
 		return fmt.Errorf("eab: %w", err)
 	}
-	i.EAB = &EAB{KeyID: in.EAB.KeyID, MACKey: strings.TrimRight(key, "=")}
+	key = strings.TrimRight(key, "=")
+	if _, err := base64.RawURLEncoding.DecodeString(key); err != nil { // the error says where, and no more
+		return fmt.Errorf("eab: the key in %s is not base64url, as the CA shows it: %w", in.EAB.KeyFile, err)
+	}
+	i.EAB = &EAB{KeyID: in.EAB.KeyID, MACKey: key}
 	return nil
 }
 

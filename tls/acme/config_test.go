@@ -68,6 +68,11 @@ issuers:
 	if two, _ := open("issuers: [{name: a, ca: true}, {name: b, ca: true}]"); two.Default != nil {
 		t.Error("one of two is the default one")
 	}
+	for _, local := range []string{"http://127.0.0.1:14000/dir", "http://[::1]/dir", "http://localhost:1/dir"} {
+		if _, err := open("issuers: [{name: a, directory: '" + local + "'}]"); err != nil {
+			t.Errorf("%s: %v", local, err)
+		}
+	}
 	if _, ok := new(Issuers).Get(""); ok {
 		t.Error("nothing has an issuer")
 	}
@@ -75,34 +80,60 @@ issuers:
 
 // TestBadConfig: every fault is told, with the issuer that has it.
 func TestBadConfig(t *testing.T) {
-	empty := file(t, " \n")
+	empty, odd := file(t, " \n"), file(t, "no+base/64url\n")
 	for text, want := range map[string]string{
-		"issuer: []":           "not found in type",
-		"issuers: [{}]":        "name is missing",
-		"issuers: [{name: A}]": "lower-case letters",
-		"issuers: [{name: a}]": "directory is missing",
-		"issuers: [{name: a, ca: true, directory: https://x/}]":                         "exclude each other",
-		"issuers: [{name: a, directory: 'http://x/'}]":                                  "not an https URL",
-		"issuers: [{name: a, directory: 'https://x/', staging: ':'}]":                   "not an https URL",
-		"issuers: [{name: a, ca: true, email: x}]":                                      "is not an address",
-		"issuers: [{name: a, ca: true, keyType: p224}]":                                 "p256, p384, rsa2048, rsa4096",
-		"issuers: [{name: a, ca: true, challenges: [http-02]}]":                         "http-01, tls-alpn-01 or dns-01",
-		"issuers: [{name: a, ca: true, challenges: [dns-01]}]":                          "needs dns",
-		"issuers: [{name: a, ca: true, lifetime: -1s}]":                                 "must not be negative",
-		"issuers: [{name: a, ca: true, eab: {keyID: x}}]":                               "both keyID and keyFile",
-		"issuers: [{name: a, ca: true, eab: {keyID: x, keyFile: " + empty + "}}]":       "is empty",
-		"issuers: [{name: a, ca: true, caBundle: /does/not/exist}]":                     "no such file",
-		"issuers: [{name: a, ca: true, caBundle: " + empty + "}]":                       "contains no certificate",
-		"issuers: [{name: a, ca: true, dnsSuffixes: ['a b']}]":                          "is not a domain",
-		"issuers: [{name: a, ca: true, dns: {provider: x}}]":                            "is not one of rfc2136",
-		"issuers: [{name: a, ca: true, dns: {provider: rfc2136, settings: {key: x}}}]":  `setting "key" does not exist`,
-		"issuers: [{name: a, ca: true, dns: {provider: rfc2136, settings: {}}}]":        "the file with the key is missing",
-		"{default: b, issuers: [{name: a, ca: true}]}":                                  `default issuer "b" is not among`,
-		"issuers: [{name: a, ca: true}, {name: a, ca: true}]":                           "is there twice",
-		"issuers: [{name: a, keyType: x}, {name: b, email: y, directory: 'https://x'}]": "issuer \"b\": email",
+		"":            "lists no issuer",
+		"issuers: []": "lists no issuer",
+		"default: a":  "lists no issuer",
+		"issuers: [{name: a}]\n---\nissuers: [{name: b}]": "more than one YAML document",
+		"issuer: []":                                                                                  `line 1: there is no key "issuer" here`,
+		"issuers: [{nam: a}]":                                                                         `there is no key "nam" here`,
+		"issuers: {name: a}":                                                                          "line 1: keys is not a list of issuers",
+		"issuers: [a]":                                                                                "text `a` is not an issuer",
+		"issuers: [{name: a, ca: maybe}]":                                                             "text `maybe` is not true or false",
+		"issuers: [{name: a, ca: true, eab: x}]":                                                      "is not keys with values",
+		"issuers: [{name: a, timeout: soon}]":                                                         "is not a duration such as 5m",
+		"issuers: [{name: a, namespaces: shop}]":                                                      "is not a list of text",
+		"issuers: [{name: a, dns: {settings: [x]}}]":                                                  "is not keys with text",
+		"issuers: [{}]":                                                                               "name is missing",
+		"issuers: [{name: A}]":                                                                        "lower-case letters",
+		"issuers: [{name: a}]":                                                                        "directory is missing",
+		"issuers: [{name: a, ca: true, directory: https://x/}]":                                       "exclude each other",
+		"issuers: [{name: a, directory: 'http://x/'}]":                                                "directory \"http://x/\" is not an https URL",
+		"issuers: [{name: a, directory: 'http://10.0.0.1/'}]":                                         "http is for servers on this machine only",
+		"issuers: [{name: a, directory: 'https://:443/'}]":                                            "not an https URL",
+		"issuers: [{name: a, directory: 'https://x/', staging: ':'}]":                                 "staging \":\" is not an https URL",
+		"issuers: [{name: a, directory: 'https://x/', email: x}]":                                     "is not an address",
+		"issuers: [{name: a, ca: true, keyType: p224}]":                                               "p256, p384, rsa2048, rsa4096",
+		"issuers: [{name: a, directory: 'https://x/', challenges: [http-02]}]":                        "http-01, tls-alpn-01 or dns-01",
+		"issuers: [{name: a, directory: 'https://x/', challenges: [dns-01]}]":                         "needs dns",
+		"issuers: [{name: a, ca: true, lifetime: -1s}]":                                               "lifetime -1s is less than 5m0s",
+		"issuers: [{name: a, ca: true, lifetime: 1s}]":                                                "lifetime 1s is less than 5m0s",
+		"issuers: [{name: a, ca: true, profile: x, email: a@b.example, timeout: 1m}]":                 "email, profile, timeout: a CA of our own has no use for it",
+		"issuers: [{name: a, directory: 'https://x/', lifetime: 1h}]":                                 "lifetime is for a CA of our own",
+		"issuers: [{name: a, directory: 'https://x/', timeout: 1ms}]":                                 "timeout 1ms is less than 10s",
+		"issuers: [{name: a, directory: 'https://x/', eab: {keyID: x}}]":                              "both keyID and keyFile",
+		"issuers: [{name: a, directory: 'https://x/', eab: {keyID: x, keyFile: " + empty + "}}]":      "is empty",
+		"issuers: [{name: a, directory: 'https://x/', eab: {keyID: x, keyFile: " + odd + "}}]":        "is not base64url",
+		"issuers: [{name: a, directory: 'https://x/', caBundle: /does/not/exist}]":                    "no such file",
+		"issuers: [{name: a, directory: 'https://x/', caBundle: " + empty + "}]":                      "contains no certificate",
+		"issuers: [{name: a, ca: true, dnsSuffixes: ['a b']}]":                                        "is not a domain",
+		"issuers: [{name: a, directory: 'https://x/', dns: {provider: x}}]":                           "is not one of rfc2136",
+		"issuers: [{name: a, directory: 'https://x/', dns: {provider: rfc2136, settings: {key: x}}}]": `setting "key" does not exist`,
+		"issuers: [{name: a, directory: 'https://x/', dns: {provider: rfc2136, settings: {}}}]":       "the file with the key is missing",
+		"{default: b, issuers: [{name: a, ca: true}]}":                                                `default issuer "b" is not among`,
+		"issuers: [{name: a, ca: true}, {name: a, ca: true}]":                                         "is there twice",
+		"issuers: [{name: a, keyType: x}, {name: b, email: y, directory: 'https://x'}]":               "issuer \"b\": email",
 	} {
-		if _, err := open(text); err == nil || !strings.Contains(err.Error(), want) {
+		_, err := open(text)
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
+			continue
+		}
+		for _, inside := range []string{"no+base", "acme.", "time.", "struct", "!!", "yaml:", "[]"} {
+			if strings.Contains(err.Error(), inside) {
+				t.Errorf("%s: %v", text, err)
+			}
 		}
 	}
 }

@@ -83,10 +83,10 @@ func (i *Issuer) complete() {
 		i.KeyType = DefaultKeyType
 	}
 	if i.Timeout == 0 {
-		i.Timeout = 5 * time.Minute
+		i.Timeout = defaultTimeout
 	}
 	if i.Lifetime == 0 {
-		i.Lifetime = 30 * 24 * time.Hour
+		i.Lifetime = defaultLifetime
 	}
 	if len(i.Challenges) == 0 {
 		i.Challenges = []string{HTTP01, TLSALPN01}

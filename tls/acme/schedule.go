@@ -228,6 +228,10 @@ func (f Facts) retry(life time.Duration) time.Time {
 		return time.Time{}
 	}
 	last, after := n.times(f.Now, f.Started)
+	if n.Reason == ReasonRefused && f.Started.After(last) {
+		// Perhaps for a setting, which may be another one since: once is tried.
+		return latest(f.Started.Add(f.share("refused", maxSpread/10)), after)
+	}
 	b, ok := backoffs[n.Reason]
 	if !ok {
 		b = backoffs[ReasonRefused]

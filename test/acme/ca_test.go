@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -86,9 +87,38 @@ func TestAccountBinding(t *testing.T) {
 	bound, unbound := wanted(with, "a.example"), wanted(without, "b.example")
 	r.manager.Want([]acme.Wanted{bound, unbound})
 	r.certificate(bound)
-	if f := r.failed(unbound); f.Reason != acme.ReasonRefused || !strings.Contains(f.Message, "externalAccountRequired") {
+	if f := r.failed(unbound); f.Reason != acme.ReasonRefused || !strings.Contains(f.Message, "externalAccountRequired") || !strings.Contains(f.Message, "give the issuer eab") {
 		t.Errorf("%+v", f)
 	}
+}
+
+// TestUnknownProfile: a profile that the CA does not offer is named beside those that
+// it does.
+func TestUnknownProfile(t *testing.T) {
+	r := newRig(t)
+	w := wanted(issuer(t, r.pebble(pebble.Options{}), func(c *acme.IssuerConfig) { c.Profile = "nope" }), "a.example")
+	r.start()
+	r.manager.Want([]acme.Wanted{w})
+	if f := r.failed(w); f.Reason != acme.ReasonRefused || !strings.Contains(f.Message, "the issuer's profile nope; it has") || !strings.Contains(f.Message, "shortlived") {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestOtherRoot: who prefers a root that no chain leads to is told, and gets the
+// certificate.
+func TestOtherRoot(t *testing.T) {
+	r := newRig(t)
+	w := wanted(issuer(t, r.pebble(pebble.Options{}), func(c *acme.IssuerConfig) { c.PreferredRoot = "Nobody" }), "a.example")
+	r.start()
+	r.manager.Want([]acme.Wanted{w})
+	r.certificate(w)
+	r.until("it is told", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return slices.ContainsFunc(r.steps, func(s string) bool {
+			return strings.HasPrefix(s, acme.StepIssued) && strings.Contains(s, "no chain of it leads to preferredRoot Nobody, this one leads to Pebble Root")
+		})
+	})
 }
 
 // TestChainAndProfile: the chain to the root that is preferred, in the profile

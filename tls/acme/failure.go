@@ -2,6 +2,7 @@ package acme
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -65,6 +66,9 @@ func kindOf(err error) *failure {
 	if errors.As(err, &problem) {
 		return classifyProblem(problem)
 	}
+	if f := misconfigured(err); f != nil {
+		return f
+	}
 	var network net.Error
 	f := &failure{reason: ReasonRefused, message: err.Error()}
 	switch {
@@ -81,6 +85,58 @@ func kindOf(err error) *failure {
 	return f
 }
 
+// misconfigured returns the failure that an error is if it stays until a setting of
+// the issuer changes, nil otherwise. acmez has no types for most of them.
+func misconfigured(err error) *failure {
+	refused := func(format string, args ...any) *failure {
+		return &failure{reason: ReasonRefused, message: fmt.Sprintf(format, args...)}
+	}
+	text := err.Error()
+	var unknown x509.UnknownAuthorityError
+	m, profile := noDirectory.FindStringSubmatch(text), unknownProfile.FindStringSubmatch(text)
+	switch {
+	case errors.As(err, &unknown):
+		return refused("%s; if the server's CA is one of your own, name it in the issuer's caBundle", unknown.Error())
+	case strings.Contains(text, "does not advertise support for profiles"):
+		return refused("the CA offers no profiles; leave out the issuer's profile")
+	case profile != nil:
+		return refused("the CA does not offer the issuer's profile %s; it has %s", profile[1], profileNames(profile[2]))
+	case m == nil:
+		return nil
+	case m[1] == "429", strings.HasPrefix(m[1], "5"):
+		return &failure{reason: ReasonUnavailable, message: "the directory answers HTTP " + m[1]}
+	case m[1] != "":
+		return refused("the directory answers HTTP %s, as no ACME server does; check the issuer's directory", m[1])
+	}
+	return refused("what the directory answers is not that of an ACME server; check the issuer's directory (%s)", m[0])
+}
+
+var (
+	noDirectory    = regexp.MustCompile(`provisioning client: (?:(?:unexpected status code: )?HTTP (\d+)|response Content-Type is \S*|JSON-decoding response body|server did not return error headers)`)
+	unknownProfile = regexp.MustCompile(`unknown profile name '(.*)'; supported profiles: map\[(.*)\]`)
+	profileKey     = regexp.MustCompile(`(?:^| )([^ :]+):`)
+)
+
+// profileNames returns the names in a map of profiles and descriptions, as fmt
+// writes it. A description may look like another one.
+func profileNames(text string) string {
+	var names []string
+	for _, m := range profileKey.FindAllStringSubmatch(text, -1) {
+		names = append(names, m[1])
+	}
+	return strings.Join(slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, "http") }), ", ")
+}
+
+// settings are those of an issuer that mend what a CA complains of.
+var settings = map[string]string{
+	acmelib.ProblemTypeExternalAccountRequired:          "give the issuer eab, with the keyID and the key of your account at the CA",
+	acmelib.ProblemTypeInvalidContact:                   "check the issuer's email",
+	acmelib.ProblemTypeUnsupportedContact:               "check the issuer's email",
+	acmelib.ProblemTypeBadPublicKey:                     "try another keyType of the issuer",
+	acmelib.ProblemTypeNamespace + "invalidProfile":     "check the issuer's profile",
+	acmelib.ProblemTypeNamespace + "userActionRequired": "the CA wants something done by hand first",
+}
+
 func classifyProblem(p acmelib.Problem) *failure {
 	f := &failure{reason: ReasonRefused, message: words(p)}
 	if authz, ok := p.Resource.(acmelib.Authorization); ok {
@@ -94,8 +150,13 @@ func classifyProblem(p acmelib.Problem) *failure {
 		f.reason = ReasonUnavailable
 	case f.host != "":
 		f.reason = ReasonValidation
+	case p.Type == acmelib.ProblemTypeUnauthorized && strings.Contains(strings.ToLower(p.Detail), "external"):
+		f.message += "; check the issuer's eab"
 	case p.Type == acmelib.ProblemTypeUnauthorized && strings.Contains(strings.ToLower(p.Detail), "account"):
 		f.message += "; if the account was deactivated, another email or name of the issuer makes a new one"
+	}
+	if hint, ok := settings[p.Type]; ok {
+		f.message += "; " + hint
 	}
 	return f
 }

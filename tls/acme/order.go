@@ -14,6 +14,8 @@ import (
 
 	acmelib "github.com/mholt/acmez/v3/acme"
 	"go.uber.org/zap"
+
+	"github.com/portico-ingress/portico/router/diag"
 )
 
 // order is one attempt to get one certificate.
@@ -235,11 +237,26 @@ func (o *order) issued(ctx context.Context, r *Record, chain []byte) error {
 	leaf := r.Leaf()
 	o.m.opts.Log.Info("got a certificate", zap.Strings("names", r.Names), zap.String("issuer", r.Issuer), zap.String("notAfter", leaf.NotAfter.UTC().Format(time.RFC3339)))
 	o.m.opts.Metrics.issued(r.Issuer)
-	o.m.opts.Observe(r, Step{Reason: StepIssued, Message: fmt.Sprintf("%s issued a certificate, valid until %s", r.Issuer, leaf.NotAfter.UTC().Format(time.RFC3339))})
+	o.m.opts.Observe(r, Step{Reason: StepIssued, Message: fmt.Sprintf("%s issued a certificate, valid until %s%s", r.Issuer, leaf.NotAfter.UTC().Format(time.RFC3339), o.otherRoot(chain))})
 	if hasty {
 		o.hasty(r)
 	}
 	return nil
+}
+
+// otherRoot says so if the chain does not lead to the root that is preferred.
+func (o *order) otherRoot(chain []byte) string {
+	root := o.wanted.Issuer.PreferredRoot
+	var last *x509.Certificate
+	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
+		last, _ = x509.ParseCertificate(block.Bytes)
+	}
+	if root == "" || last == nil || last.Issuer.CommonName == root {
+		return ""
+	}
+	o.m.opts.Log.Warn("no chain of a certificate leads to the issuer's preferredRoot", zap.String("issuer", o.wanted.Issuer.Name),
+		zap.String("preferredRoot", root), zap.String("root", last.Issuer.CommonName))
+	return diag.OneLine(fmt.Sprintf("; no chain of it leads to preferredRoot %s, this one leads to %s", root, last.Issuer.CommonName), maxMessage)
 }
 
 // keep stores a record, and tries again and again while it may.

@@ -3,6 +3,7 @@ package acme
 import (
 	"crypto/x509"
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +110,62 @@ func TestSuffixOrder(t *testing.T) {
 		if len(list) != 1 {
 			t.Errorf("%v: %d CAs", suffixes, len(list))
 		}
+	}
+}
+
+// TestNoDirectory: what is no ACME server's answer stays so until the issuer is
+// configured otherwise, and is not asked for every few seconds.
+func TestNoDirectory(t *testing.T) {
+	say := func(status int, kind, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(status)
+			_, _ = w.Write([]byte(body))
+		}
+	}
+	stranger := server(t, "stranger", say(200, "application/json", "{}"))
+	stranger.Roots = nil
+	for name, c := range map[string]struct {
+		issuer *Issuer
+		reason Reason
+		want   string
+	}{
+		"404":        {server(t, "le", say(404, "text/plain", "no")), ReasonRefused, "HTTP 404, as no ACME server does; check the issuer's directory"},
+		"HTML":       {server(t, "le", say(200, "text/html", "<html>")), ReasonRefused, "check the issuer's directory (provisioning client: response Content-Type is text/html)"},
+		"no JSON":    {server(t, "le", say(200, "application/json", "<")), ReasonRefused, "check the issuer's directory"},
+		"other JSON": {server(t, "le", say(200, "application/json", "{}")), ReasonRefused, "check the issuer's directory"},
+		"502":        {server(t, "le", say(502, "text/html", "<html>")), ReasonUnavailable, "HTTP 502"},
+		"429":        {server(t, "le", say(429, "text/html", "<html>")), ReasonUnavailable, "HTTP 429"},
+		"another CA": {stranger, ReasonRefused, "caBundle"},
+		"nobody":     {&Issuer{Name: "le", Directory: "https://127.0.0.1:1/dir", KeyType: DefaultKeyType, Challenges: []string{HTTP01}, Timeout: time.Minute}, ReasonUnavailable, "refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, w := newOffice(t), want(c.issuer, "a.example")
+			o.Want([]Wanted{w})
+			defer o.run()()
+			o.until("a failure", func() bool { r := o.record(w); return r != nil && r.Failures.Count > 0 })
+			if f := o.record(w).Failures; f.Reason != c.reason || !strings.Contains(f.Message, c.want) {
+				t.Errorf("%s: %s", f.Reason, f.Message)
+			}
+		})
+	}
+}
+
+// TestRefusedBeforeStart: what was refused is tried once more by a process that may
+// be configured otherwise, and then waits as before.
+func TestRefusedBeforeStart(t *testing.T) {
+	now := time.Now()
+	f := Facts{ID: "x", Now: now, Started: now.Add(-time.Hour), Failures: Failures{Count: 9, Last: now.Add(-time.Minute), Reason: ReasonRefused}}
+	if at := Next(f).At; at.Before(now.Add(5 * time.Hour)) {
+		t.Errorf("tried again in %s", at.Sub(now))
+	}
+	f.Started = now
+	if at := Next(f).At; at.After(now.Add(time.Minute)) {
+		t.Errorf("after a start, tried again in %s", at.Sub(now))
+	}
+	f.Failures.RetryAfter = now.Add(time.Hour)
+	if at := Next(f).At; at.Before(now.Add(time.Hour)) {
+		t.Errorf("the CA is asked in %s, and not before an hour", at.Sub(now))
 	}
 }
 

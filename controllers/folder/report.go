@@ -76,8 +76,9 @@ func (r *reporter) notices(set *manifest.Set, world *translate.World) {
 
 // problems tells of what is wrong with objects that are well-formed.
 func (r *reporter) problems(set *manifest.Set, problems []diag.Problem) {
-	now := make(map[diag.Problem]bool, len(problems))
+	now, kinds := make(map[diag.Problem]bool, len(problems)), make(map[diag.Problem]bool)
 	for _, p := range problems {
+		kinds[kind(p)] = true
 		if p.Reason == ReasonManifest { // told as a fault
 			continue
 		}
@@ -86,11 +87,17 @@ func (r *reporter) problems(set *manifest.Set, problems []diag.Problem) {
 		}
 	}
 	for _, p := range sorted(r.lastProblems) {
-		if !now[p] {
+		// One that is told in other words, or whose object is gone, is not mended.
+		if _, _, exists := set.Position(p.Object, ""); exists && !kinds[kind(p)] {
 			r.line("mended: " + p.Object.String() + ": " + p.Message)
 		}
 	}
 	r.lastProblems = now
+}
+
+// kind is what makes two problems the same one, whatever is said of it.
+func kind(p diag.Problem) diag.Problem {
+	return diag.Problem{Object: p.Object, Field: p.Field, Reason: p.Reason}
 }
 
 func sorted(set map[diag.Problem]bool) []diag.Problem {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -106,6 +107,7 @@ type certificates struct {
 	issuers *acme.Issuers
 	local   *acme.Issuer // for hosts below localhost; nil: there is none
 	files   *acme.Files  // nil in a cluster
+	release func()       // gives up the folder; nil: it is not held
 	passing string       // folder that ends with the process; empty: there is none
 	tokens  *acme.Tokens
 	metrics *acme.Metrics
@@ -180,7 +182,14 @@ func (c *certificates) inFolder(ctx context.Context, p *plane, log logr.Logger) 
 func (c *certificates) open(f *acmeFlags, log logr.Logger) (bool, error) {
 	dir, err := f.dir()
 	if err == nil {
-		c.files, err = acme.NewFiles(dir, c.tokens)
+		if c.files, err = acme.NewFiles(dir, c.tokens); err != nil {
+			err = program.FlagError("acme-dir", err)
+		}
+	}
+	if err == nil && c.orders() {
+		if c.release, err = c.files.Alone(); err != nil {
+			return false, program.FlagError("acme-dir", err)
+		}
 	}
 	if err == nil || f.Dir != "" || c.local == nil || len(c.issuers.Names()) > 1 {
 		return err == nil, err
@@ -195,9 +204,23 @@ func (c *certificates) open(f *acmeFlags, log logr.Logger) (bool, error) {
 	return err == nil, err
 }
 
+// orders reports whether there is an ACME server to order from.
+func (c *certificates) orders() bool {
+	return slices.ContainsFunc(c.issuers.Names(), func(name string) bool {
+		issuer, _ := c.issuers.Get(name)
+		return !issuer.Internal()
+	})
+}
+
 // close removes what is to end with the process.
 func (c *certificates) close() {
-	if c != nil && c.passing != "" {
+	if c == nil {
+		return
+	}
+	if c.release != nil {
+		c.release()
+	}
+	if c.passing != "" {
 		_ = os.RemoveAll(c.passing)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/portico-ingress/portico/cmd/internal/program"
 	"github.com/portico-ingress/portico/router/admin"
+	"github.com/portico-ingress/portico/tls/acme"
 )
 
 const certManifest = `apiVersion: networking.k8s.io/v1
@@ -148,4 +149,32 @@ func TestCertText(t *testing.T) {
 			t.Errorf("lacks %q:\n%s", want, out)
 		}
 	}
+}
+
+// TestFolderIsTaken: a folder that another process orders with is refused, and so
+// is one whose keys others may read.
+func TestFolderIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	files, err := acme.NewFiles(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve := func(want string) {
+		t.Helper()
+		code, _, said := execute(t, certManifest, "serve", "-f", "-", "--acme-directory", "https://127.0.0.1:1/dir", "--acme-dir", dir,
+			"--http-addr", "", "--https-addr", "127.0.0.1:0", "--admin-addr", "", "--debug-addr", "")
+		if code == 0 || !strings.Contains(said, "--acme-dir ($PORTICO_ACME_DIR): ") || !strings.Contains(said, want) {
+			t.Errorf("exit code %d, want %q: %s", code, want, said)
+		}
+	}
+	release, err := files.Alone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve("another process orders certificates with folder " + dir)
+	release()
+	if err := os.WriteFile(filepath.Join(dir, "records", "x.json"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	serve("chmod -R go= " + dir)
 }

@@ -21,7 +21,7 @@ import (
 
 // Files is a Storage in a folder, for a machine of its own. Processes that
 // share the folder keep out of each other's way; challenges are answered by
-// the process that ordered only.
+// the process that ordered only, which should hold it Alone.
 type Files struct {
 	certmagic.FileStorage // const after NewFiles
 	tokens                *Tokens
@@ -32,13 +32,16 @@ type Files struct {
 
 var _ Storage = (*Files)(nil)
 
-// NewFiles returns the storage in dir, which is made if need be. Challenges
-// are passed on to tokens.
+// NewFiles returns the storage in dir, which is made if need be. It is an error if
+// others than the owner may read what is in it. Challenges are passed on to tokens.
 func NewFiles(dir string, tokens *Tokens) (*Files, error) {
-	for _, sub := range []string{"records", "locks", "ca"} {
+	for _, sub := range []string{"records", "locks", rootsFolder} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("make the folder of certificates: %w", err)
 		}
+	}
+	if err := makePrivate(dir); err != nil {
+		return nil, err
 	}
 	return &Files{FileStorage: certmagic.FileStorage{Path: dir}, tokens: tokens, locks: make(map[string]func())}, nil
 }
@@ -63,7 +66,9 @@ func (f *Files) Delete(ctx context.Context, key string) error {
 }
 
 // RootsFile is where KeepRoots puts what clients should trust of an issuer.
-func (f *Files) RootsFile(issuer string) string { return filepath.Join(f.Path, "ca", issuer+".crt") }
+func (f *Files) RootsFile(issuer string) string {
+	return filepath.Join(f.Path, rootsFolder, issuer+".crt")
+}
 
 // KeepRoots puts what clients should trust of an issuer that is a CA of our own
 // beside its key, for curl --cacert and browsers.

@@ -149,3 +149,63 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 	})
 }
+
+// TestPrivate: keys that others may read are not used, and a folder is closed to
+// others where nobody else has anything in it.
+func TestPrivate(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := newFiles(t, dir)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := f.KeepRoots("own", []byte("roots")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.FileStorage.Store(t.Context(), "issuers/le/key", []byte("key")); err != nil {
+		t.Fatal(err)
+	}
+	key, roots := filepath.Join(dir, "issuers", "le", "key"), f.RootsFile("own")
+	for _, c := range []struct {
+		name string
+		mode os.FileMode
+		want string
+	}{{roots, 0o644, ""}, {key, 0o644, "chmod -R go= " + dir}, {key, 0o620, "chmod -R go= " + dir}, {key, 0o600, ""}} {
+		if err := os.Chmod(c.name, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewFiles(dir, nil); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s with %v: %v, want %q", c.name, c.mode, err, c.want)
+		}
+	}
+	shared := t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(shared, "theirs"), nil, 0o600), os.Chmod(shared, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewFiles(shared, nil); err == nil || !strings.Contains(err.Error(), "a folder of its own") {
+		t.Error(err)
+	}
+	if info, err := os.Stat(shared); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("somebody else's folder is changed: %v, %v", info.Mode(), err)
+	}
+}
+
+// TestAlone: one process at a time orders with a folder.
+func TestAlone(t *testing.T) {
+	dir := t.TempDir()
+	one, two := newFiles(t, dir), newFiles(t, dir)
+	release, err := one.Alone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := two.Alone(); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("two at once: %v", err)
+	}
+	release()
+	if release, err = two.Alone(); err != nil {
+		t.Fatal(err)
+	}
+	release()
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,8 +134,20 @@ func (f *acmeFlags) certificates() (*certificates, error) {
 	return c, nil
 }
 
+// announce says which issuers are configured.
+func (c *certificates) announce(log logr.Logger) {
+	for _, name := range c.issuers.Names() {
+		issuer, _ := c.issuers.Get(name)
+		if issuer == c.local { // nobody has configured it
+			continue
+		}
+		log.Info("issuer", "name", name, "directory", cmp.Or(issuer.Directory, "none: a CA of our own"), "default", issuer == c.issuers.Default)
+	}
+}
+
 // inCluster adds them to a manager.
 func (c *certificates) inCluster(mgr manager.Manager, f *acmeFlags, p *plane, r *routing, log logr.Logger) (*certs.Cluster, error) {
+	c.announce(log)
 	o := certs.ClusterOptions{
 		Issuers: c.issuers, Tokens: c.tokens, Addrs: p.sockets.challengeAddrs(), Namespace: f.Namespace, Translate: r.translate,
 		Publisher: p.publisher, Certs: p.certs, Metrics: c.metrics, Draining: p.drain.leaving, Zap: zapOf(log), Log: log,
@@ -152,6 +165,7 @@ func (c *certificates) inCluster(mgr manager.Manager, f *acmeFlags, p *plane, r 
 
 // inFolder makes them for a machine of its own, with the files that open opened.
 func (c *certificates) inFolder(ctx context.Context, p *plane, log logr.Logger) (*certs.Controller, error) {
+	c.announce(log)
 	keep := func(issuer string, roots []byte) {
 		if err := c.files.KeepRoots(issuer, roots); err != nil {
 			log.Error(err, "the CA of an issuer could not be put where clients find it", "issuer", issuer)

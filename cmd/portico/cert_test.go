@@ -55,6 +55,7 @@ func serveIssuer(t *testing.T, dir string) (https, debug string, stop func()) {
 			"--local-ca=false", "--acme-issuers", issuers, "--acme-dir", filepath.Join(dir, "acme"), "--drain-timeout", "1s"},
 			program.Streams{In: strings.NewReader(certManifest), Out: io.Discard, Err: log})
 	}()
+	log.until(t, `issuer\t\{"name": "own", "directory": "none: a CA of our own", "default": true\}`)
 	https = "127.0.0.1" + log.until(t, `https://a\.localhost(:\d+)/`)[1]
 	debug = log.until(t, `all problems: http://(127\.0\.0\.1:\d+)/`)[1]
 	return https, debug, func() {

@@ -57,7 +57,7 @@ func IdentifyAs(program, version string) {
 }
 
 func newClient(i *Issuer, cache *certmagic.Cache, storage Storage, addrs Addrs, log *zap.Logger) *client {
-	log = log.With(zap.String("issuer", i.Name))
+	log = quiet(log).With(zap.String("issuer", i.Name))
 	own := &issuerStorage{Storage: storage, prefix: path.Join("issuers", i.Name)}
 	return &client{
 		issuer: i, storage: own, addrs: addrs, log: log, idle: make(map[seatKey][]*seat),

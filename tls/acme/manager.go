@@ -242,7 +242,7 @@ func (m *Manager) reset(list []*Record) {
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) {
 			return nil, errors.New("no certificate is managed by certmagic")
 		},
-		RenewCheckInterval: 24 * time.Hour, OCSPCheckInterval: 24 * time.Hour, Logger: m.opts.Log,
+		RenewCheckInterval: 24 * time.Hour, OCSPCheckInterval: 24 * time.Hour, Logger: quiet(m.opts.Log),
 	})
 }
 

@@ -10,6 +10,9 @@ import (
 
 	acmelib "github.com/mholt/acmez/v3/acme"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // TestUnstoredAnswer: a CA that was asked when to renew is not asked again at once
@@ -166,6 +169,38 @@ func TestRefusedBeforeStart(t *testing.T) {
 	f.Failures.RetryAfter = now.Add(time.Hour)
 	if at := Next(f).At; at.Before(now.Add(time.Hour)) {
 		t.Errorf("the CA is asked in %s, and not before an hour", at.Sub(now))
+	}
+}
+
+// TestQuiet: what certmagic says of its work is for level debug; its warnings, and
+// what we say, are not.
+func TestQuiet(t *testing.T) {
+	issuer := server(t, "le", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"newNonce": "https://127.0.0.1:1/", "newAccount": "https://127.0.0.1:1/", "newOrder": "https://127.0.0.1:1/"}`))
+	})
+	said := func(level zapcore.Level) (ours, theirs int) {
+		core, logs := observer.New(level)
+		o, w := newOffice(t, func(opts *Options) { opts.Log = zap.New(core) }), want(issuer, "a.example")
+		o.Want([]Wanted{w})
+		stop := o.run()
+		o.until("a failure", func() bool { r := o.record(w); return r != nil && r.Failures.Count > 0 })
+		stop()
+		for _, e := range logs.All() {
+			switch {
+			case e.Message == "ordering a certificate":
+				ours++
+			case strings.Contains(e.Message, "ACME account"):
+				theirs++
+			}
+		}
+		return ours, theirs
+	}
+	if ours, theirs := said(zapcore.InfoLevel); ours == 0 || theirs > 0 {
+		t.Errorf("at level info: %d lines of ours, %d of certmagic", ours, theirs)
+	}
+	if ours, theirs := said(zapcore.DebugLevel); ours == 0 || theirs == 0 {
+		t.Errorf("at level debug: %d lines of ours, %d of certmagic", ours, theirs)
 	}
 }
 

@@ -152,7 +152,13 @@
 {{- $faults := list -}}
 {{- $names := list -}}
 {{- range .Values.acme.issuers -}}
+{{- if has .name $names -}}
+{{- $faults = append $faults (printf "acme.issuers: %s is there twice; give each a name of its own" .name) -}}
+{{- end -}}
 {{- $names = append $names .name -}}
+{{- end -}}
+{{- if eq .Values.acme.namespace .Release.Namespace -}}
+{{- $faults = append $faults (printf "acme.namespace: %s is the release's own namespace, and whoever may read Secrets there would have all account keys and certificates; name another one" .Release.Namespace) -}}
 {{- end -}}
 {{- if not $names -}}
 {{- $faults = append $faults "acme.enabled: acme.issuers is empty, so nobody issues; name one" -}}
@@ -165,12 +171,28 @@
 {{- else if not (or .ca .directory) -}}
 {{- $faults = append $faults (printf "acme.issuers: %s has nobody who issues; give it directory, the URL of an ACME server, or ca: true for a CA of your own" .name) -}}
 {{- end -}}
+{{- $unheeded := list "lifetime" -}}
+{{- if .ca -}}
+{{- $unheeded = list "email" "eab" "caBundle" "profile" "preferredRoot" "challenges" "dns" "timeout" -}}
+{{- end -}}
+{{- $issuer := . -}}
+{{- range $unheeded -}}
+{{- if get $issuer . -}}
+{{- $faults = append $faults (printf "acme.issuers: %s has %s, which is for %s; leave it out" $issuer.name . (ternary "ACME servers only" "a CA of your own only" (default false $issuer.ca))) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .caBundle (not (contains "-----BEGIN CERTIFICATE-----" .caBundle)) -}}
+{{- $faults = append $faults (printf "acme.issuers: caBundle of %s is no PEM; give the certificates themselves and not a file's name: --set-file, or caBundle: |" .name) -}}
+{{- end -}}
 {{- if and (has "dns-01" (default list .challenges)) (not .dns) -}}
 {{- $faults = append $faults (printf "acme.issuers: %s has the challenge dns-01 without dns; give dns: the provider that publishes it, or leave dns-01 out of challenges" .name) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (eq .Values.acme.secrets.scope "listed") (not .Values.acme.secrets.namespaces) -}}
 {{- $faults = append $faults "acme.secrets.scope=listed: acme.secrets.namespaces is empty, so no Secret is written; list namespaces, or set the scope to none" -}}
+{{- end -}}
+{{- if and .Values.acme.secrets.namespaces (ne .Values.acme.secrets.scope "listed") -}}
+{{- $faults = append $faults (printf "acme.secrets.namespaces: acme.secrets.scope=%s does not heed them; set it to listed, or leave the namespaces out" .Values.acme.secrets.scope) -}}
 {{- end -}}
 {{- $read := include "portico.secretNamespaces" . -}}
 {{- $written := include "portico.writtenNamespaces" . -}}

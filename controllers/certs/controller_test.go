@@ -318,16 +318,20 @@ func TestLeftWithoutSecret(t *testing.T) {
 	}
 }
 
-// TestLeftEnded: what has ended does not come back for those who do not ask.
+// TestLeftEnded: what has ended does not come back for those who do not ask, and
+// what another entry has got is not for them.
 func TestLeftEnded(t *testing.T) {
 	w := newTown(t, issuers(t, ownCA("own")))
 	now := time.Now()
 	w.SetRecord(recorded(t, "gone", 1, now.Add(-48*time.Hour), now.Add(-time.Hour), "a.example"))
 	w.SetRecord(recorded(t, "gone", 1, now.Add(-48*time.Hour), now.Add(time.Hour), "b.example"))
-	w.apply(ingress(t, "a/web", time.Hour, nil, entryFor("tls", "a.example"), entryFor("b", "b.example")))
+	w.SetRecord(recorded(t, "gone", 1, now.Add(-48*time.Hour), now.Add(time.Hour), "*.w.example"))
+	w.apply(ingress(t, "a/web", time.Hour, nil, entryFor("tls", "a.example"), entryFor("w", "x.w.example"), entryFor("b", "b.example", "c.example")))
 	w.until("the valid one", func() bool { return w.source("b.example") == "issuer gone" })
-	if got := w.source("a.example"); got != "self-signed" {
-		t.Errorf("%s is served", got)
+	for _, host := range []string{"a.example", "x.w.example", "c.example"} {
+		if got := w.source(host); got != "self-signed" {
+			t.Errorf("%s: %s is served", host, got)
+		}
 	}
 }
 

@@ -71,11 +71,22 @@ func (c *Controller) remains(e entry, others func() nameIndex, now time.Time) *c
 	if !e.state.missing() {
 		return nil
 	}
-	cert := mostUseful(others().covering(e.wanted.Owner, e.wanted.Names), e.wanted.Names, now)
+	var its []stored // and not, for example, a wildcard that another entry has
+	for _, r := range others().covering(e.wanted.Owner, e.wanted.Names) {
+		if within(r.Names, e.wanted.Names) || within(e.wanted.Names, r.Names) {
+			its = append(its, r)
+		}
+	}
+	cert := mostUseful(its, e.wanted.Names, now)
 	if cert == nil || cert.Validity(now) != "" {
 		return nil
 	}
 	return cert
+}
+
+// within reports whether all names are in a list.
+func within(names, list []string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(list, name) })
 }
 
 // leftProblems tells the owners of what goes on being served that it is not

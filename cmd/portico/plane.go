@@ -91,7 +91,6 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 	p.server = listen.New(p.listenOptions(o))
 	log.V(1).Info("listening", "addresses", p.sockets.addrs())
 	r.translate.CheckAddr = p.policy.Check
-	p.metrics.Watch(p.sources())
 	return p, nil
 }
 
@@ -229,6 +228,7 @@ func (p *plane) startAccessLog(ctx context.Context) (flush func()) {
 func (p *plane) adminServers(source admin.Checks) []runnable {
 	var out []runnable
 	checks := func() []admin.Check { return append(source(), p.drain.checks()...) }
+	p.metrics.Watch(p.sources())
 	p.metrics.WatchChecks(checks)
 	if ln := p.sockets.admin; ln != nil {
 		out = append(out, admin.NewServer(ln, admin.New(p.metrics, checks), 30*time.Second, p.log.WithName("admin")))

@@ -81,6 +81,30 @@ func TestBeforeTheFirstTable(t *testing.T) {
 	}
 }
 
+// TestManagedIsShown: certificates that are got are in the metrics, although what
+// gets them is made after what serves.
+func TestManagedIsShown(t *testing.T) {
+	p := plainPlane(t, "127.0.0.1:0")
+	p.managed = func() []admin.ManagedCertificate { return []admin.ManagedCertificate{{Issuer: "le"}} }
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.run(ctx, source{}, func() []admin.Check { return nil }) }()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(fmt.Sprintf("http://%s/metrics", listen.Addr(p.sockets.admin)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), `portico_certificate_entries{issuer="le",state="waiting"} 1`) {
+		t.Errorf("%v\n%s", err, body)
+	}
+	p.publisher.Release()
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestStopBeforeTheFirstTable: who is stopped while waiting for it ends.
 func TestStopBeforeTheFirstTable(t *testing.T) {
 	p := plainPlane(t, "")

@@ -167,12 +167,15 @@ func TestPrivate(t *testing.T) {
 	if err := f.FileStorage.Store(t.Context(), "issuers/le/key", []byte("key")); err != nil {
 		t.Fatal(err)
 	}
-	key, roots := filepath.Join(dir, "issuers", "le", "key"), f.RootsFile("own")
+	if err := f.FileStorage.Store(t.Context(), "ca/own.pem", []byte("key")); err != nil {
+		t.Fatal(err)
+	}
+	key, roots, ca := filepath.Join(dir, "issuers", "le", "key"), f.RootsFile("own"), filepath.Join(dir, "ca", "own.pem")
 	for _, c := range []struct {
 		name string
 		mode os.FileMode
 		want string
-	}{{roots, 0o644, ""}, {key, 0o644, "chmod -R go= " + dir}, {key, 0o620, "chmod -R go= " + dir}, {key, 0o600, ""}} {
+	}{{roots, 0o644, ""}, {ca, 0o644, "own.pem has mode"}, {ca, 0o600, ""}, {key, 0o644, "chmod -R go= " + dir}, {key, 0o620, "chmod -R go= " + dir}, {key, 0o600, ""}} {
 		if err := os.Chmod(c.name, c.mode); err != nil {
 			t.Fatal(err)
 		}

@@ -14,8 +14,8 @@ import (
 // others are the permissions of everybody but the owner.
 const others fs.FileMode = 0o077
 
-// rootsFolder has what clients should trust; everything else in the folder is for
-// its owner only.
+// rootsFolder has CAs of our own, and what clients should trust of them in files
+// that others may read; everything else in the folder is for its owner only.
 const rootsFolder = "ca"
 
 // makePrivate takes the permissions of others from a folder that has nothing but
@@ -40,9 +40,7 @@ func makePrivate(dir string) error {
 			return nil
 		case err != nil:
 			return err
-		case e.IsDir() && name == filepath.Join(dir, rootsFolder):
-			return fs.SkipDir
-		case !e.Type().IsRegular():
+		case !e.Type().IsRegular(), filepath.Dir(name) == filepath.Join(dir, rootsFolder) && filepath.Ext(name) == ".crt":
 			return nil
 		}
 		info, err := e.Info()

@@ -208,7 +208,11 @@ func (v *certificateView) text(host string, now time.Time) string {
 		fmt.Fprintln(&b, "  Portico does not get its certificate: no Ingress with spec.tls for it has annotation portico.dev/issuer or kubernetes.io/tls-acme: \"true\", or no issuer is configured")
 	}
 	for _, m := range v.Managed {
-		fmt.Fprintf(&b, "asked for by Ingress %s, %s\n", m.Ingress, m.Field)
+		by := "asked for by"
+		if m.NotManaged {
+			by = "named by"
+		}
+		fmt.Fprintf(&b, "%s Ingress %s, %s\n", by, m.Ingress, m.Field)
 		line("state", "%s", m.State(now))
 		line("secret", "%s", m.Secret)
 		line("hosts", "%s", strings.Join(m.Names, ", "))

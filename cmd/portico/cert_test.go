@@ -141,11 +141,12 @@ func TestCertText(t *testing.T) {
 	v := certificateView{Served: &admin.ServedCertificate{Host: "a.example", Source: "issuer le", Issuer: "CN=x\nroot"}, Managed: []admin.ManagedCertificate{
 		{Ingress: "a/web", Serial: "1", NotAfter: now.Add(24 * time.Hour), Failures: 1, LastError: "no\n  state        issued", LastErrorAt: now,
 			Renewal: now.Add(8 * time.Hour), RenewalWhy: "two thirds of its life are over", Next: now.Add(time.Hour), NextWhy: "the CA is asked when to renew"},
+		{Ingress: "a/theirs", Refused: "Secret a/tls was made by somebody else", NotManaged: true},
 		{Ingress: "evil/web", Refused: "host a.example belongs to namespace a"},
 	}}
 	out := v.text("a.example", now)
 	for _, want := range []string{"signed by    CN=x root\n", ": no state issued\n", "renewal      2026-05-01T20:00:00Z (in 8h0m0s): two thirds of its life are over\n",
-		"next         2026-05-01T13:00:00Z (in 1h0m0s): the CA is asked when to renew\n", "asked for by Ingress evil/web", "why          host a.example belongs"} {
+		"next         2026-05-01T13:00:00Z (in 1h0m0s): the CA is asked when to renew\n", "asked for by Ingress evil/web", "named by Ingress a/theirs", "why          host a.example belongs"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("lacks %q:\n%s", want, out)
 		}

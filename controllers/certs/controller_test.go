@@ -671,3 +671,38 @@ func TestCut(t *testing.T) {
 		}
 	}
 }
+
+// TestFolderWithoutDefault: in a folder, who asks the default issuer where there is
+// none is told so; for localhost there is one all the same.
+func TestFolderWithoutDefault(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own"), ownCA("other")))
+	opts := w.opts
+	opts.Ingresses, opts.Local = nil, acme.Local()
+	c := NewController(opts)
+	var list []*networkingv1.Ingress
+	for _, host := range []string{"a.example", "a.localhost"} {
+		ing := ingress(t, "a/"+host, time.Hour, annotated(translate.TLSACMEAnnotation, "true"), entryFor(host, host))
+		w.apply(ing)
+		list = append(list, ing)
+		w.until("the table", func() bool {
+			snap := w.publisher.Snapshot()
+			if snap == nil {
+				return false
+			}
+			_, ok := snap.Table.Host(host)
+			return ok
+		})
+	}
+	c.Replace(list, nil)
+	if err := c.reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range c.Managed() {
+		if local := m.Names[0] == "a.localhost"; local != (m.Refused == "" && m.Issuer == "local") || !local && (m.Refused != noDefault || m.Reason != ReasonNoIssuer || m.NotManaged) {
+			t.Errorf("%+v", m)
+		}
+	}
+	if n := len(c.Managed()); n != 2 {
+		t.Errorf("%d entries", n)
+	}
+}

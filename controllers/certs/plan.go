@@ -231,6 +231,10 @@ func certManagers(wish translate.Wish) string {
 // why says who gets its, if they are asked for; empty: nobody is asked.
 func (p *planner) leave(ing *networkingv1.Ingress, why string) {
 	p.rest = append(p.rest, ing)
+	var reason diag.Reason
+	if why == noDefault {
+		reason = ReasonNoIssuer
+	}
 	translated, _ := translate.Ingress(ing) // its problems are reported elsewhere
 	for _, t := range translated.TLS {
 		if t.Secret == "" {
@@ -238,7 +242,7 @@ func (p *planner) leave(ing *networkingv1.Ingress, why string) {
 		}
 		ref := certstore.SecretRef{Namespace: ing.Namespace, Name: t.Secret}
 		p.idle[ref] = struct{}{}
-		p.plan.left = append(p.plan.left, entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref), left: true, refused: why,
+		p.plan.left = append(p.plan.left, entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref), left: true, refused: why, reason: reason,
 			wanted: acme.Wanted{Owner: ing.Namespace, Names: slices.Sorted(slices.Values(t.Hosts))}})
 	}
 }

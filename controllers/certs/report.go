@@ -65,10 +65,10 @@ func (c *Controller) Managed() []Managed {
 	}
 	others := sync.OnceValue(c.byName)
 	for _, e := range c.plan.left {
-		m := Managed{Ingress: e.origin.Name(), Field: e.field, Secret: e.secret, Names: e.wanted.Names, Refused: e.refused, NotManaged: true}
+		m := Managed{Ingress: e.origin.Name(), Field: e.field, Secret: e.secret, Names: e.wanted.Names, Refused: e.refused, Reason: e.reason, NotManaged: e.reason == ""}
 		leaf := e.state.leaf()
 		if cert := c.remains(e, others, now); cert != nil {
-			m.Refused, leaf = remaining(e, cert), cert.Leaf
+			m.Refused, m.Reason, m.NotManaged, leaf = remaining(e, cert), "", true, cert.Leaf
 		}
 		if leaf != nil {
 			m.Serial, m.NotAfter = leaf.SerialNumber.Text(16), leaf.NotAfter

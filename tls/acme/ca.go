@@ -49,9 +49,20 @@ type internalCA struct {
 // is constrained to is part of it.
 type cas []*internalCA
 
-// exact reports whether a CA is constrained to what the issuer is.
-func (ca *internalCA) exact(i *Issuer) bool {
-	return slices.Equal(slices.Sorted(slices.Values(ca.cert.PermittedDNSDomains)), slices.Sorted(slices.Values(i.Suffixes)))
+// alike reports whether two CAs are constrained to the same.
+func (ca *internalCA) alike(suffixes []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(ca.cert.PermittedDNSDomains)), slices.Sorted(slices.Values(suffixes)))
+}
+
+// generations returns the CAs of former suffixes, and those of the issuer's. What was
+// made for the same ones before there were others is a former one, too: clients may
+// have forgotten it.
+func (l cas) generations(i *Issuer) (former, own cas) {
+	n := len(l)
+	for n > 0 && l[n-1].alike(i.Suffixes) {
+		n--
+	}
+	return l[:n], l[n:]
 }
 
 // current reports whether a CA is valid now.
@@ -68,31 +79,39 @@ func (ca *internalCA) permits(names []string) bool {
 // since is how long clients could have got to know a CA.
 func (ca *internalCA) since(now time.Time) time.Duration { return now.Sub(ca.cert.NotBefore) }
 
+// known reports whether clients could have got to know a CA, since every certificate
+// has been renewed with it in its ca.crt.
+func (ca *internalCA) known(i *Issuer, now time.Time) bool { return ca.since(now) > i.Lifetime }
+
 // signer returns the CA that signs for names now: the oldest that may and is not
-// near its end, so that a new one is known by then, else the last that may. One of
-// former suffixes signs on until those who renew in time have the new one in their
-// ca.crt. nil: there is none.
+// near its end, so that a new one is known by then, else the last that may. Until
+// those of new suffixes are known, the last one signs on that is. nil: there is none.
 func (l cas) signer(i *Issuer, names []string, now time.Time) *internalCA {
-	var former, last *internalCA
-	for _, ca := range l {
-		switch fresh := ca.cert.NotAfter.Sub(now) > caSwitch; {
-		case !ca.current(now) || !ca.permits(names):
-		case !ca.exact(i):
-			if former == nil && fresh {
-				former = ca
-			}
-		case fresh && (former == nil || ca.since(now) > i.Lifetime):
+	fits := func(ca *internalCA) bool { return ca.current(now) && ca.permits(names) }
+	fresh := func(ca *internalCA) bool { return ca.cert.NotAfter.Sub(now) > caSwitch }
+	former, own := l.lasting(i, now).generations(i)
+	var before, last *internalCA
+	for _, ca := range former {
+		if fits(ca) && fresh(ca) && (before == nil || ca.known(i, now)) {
+			before = ca
+		}
+	}
+	for _, ca := range own {
+		switch {
+		case !fits(ca):
+		case fresh(ca) && (before == nil || ca.known(i, now)):
 			return ca
 		default:
 			last = ca
 		}
 	}
-	return cmp.Or(former, last)
+	return cmp.Or(before, last)
 }
 
 // complete reports whether no CA has to be made now.
 func (l cas) complete(i *Issuer, now time.Time) bool {
-	return slices.ContainsFunc(l, func(ca *internalCA) bool { return ca.exact(i) && ca.current(now) && ca.cert.NotAfter.Sub(now) > caNext })
+	_, own := l.generations(i)
+	return slices.ContainsFunc(own, func(ca *internalCA) bool { return ca.current(now) && ca.cert.NotAfter.Sub(now) > caNext })
 }
 
 // early returns an error if the clock shows a time before any of the CAs was
@@ -105,38 +124,43 @@ func (l cas) early(i *Issuer, now time.Time) error {
 		l[0].cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 }
 
-// retired reports whether nothing that a CA has signed is valid any more: it has
-// ended, or one of other suffixes took its place two lifetimes ago, of which it
-// signed through the first.
-func (l cas) retired(ca *internalCA, i *Issuer, now time.Time) bool {
-	if !now.Before(ca.cert.NotAfter) {
-		return true
+// lasting returns the CAs that certificates in use may be of, or will be: those that
+// have not ended, and whose place no one of other suffixes took longer ago than any
+// certificate lives.
+func (l cas) lasting(i *Issuer, now time.Time) cas {
+	var out cas
+	for n, ca := range l {
+		replaced := slices.ContainsFunc(l[n+1:], func(later *internalCA) bool {
+			return !later.alike(ca.cert.PermittedDNSDomains) && later.current(now) && later.since(now) > i.Lifetime+maxLifetime
+		})
+		if now.Before(ca.cert.NotAfter) && !replaced {
+			out = append(out, ca)
+		}
 	}
-	return !ca.exact(i) && slices.ContainsFunc(l, func(other *internalCA) bool {
-		return other.exact(i) && other.current(now) && other.since(now) > 2*i.Lifetime
-	})
+	return out
 }
 
 // roots are what clients should trust, in PEM: the CA that signs, and the others
-// that certificates in use may be of, or will be.
+// that last.
 func (l cas) roots(signer *internalCA, i *Issuer, now time.Time) []byte {
 	var out []byte
 	if signer != nil {
 		out = encodeCertificate(signer.cert)
 	}
-	for _, ca := range l {
-		if ca != signer && !l.retired(ca, i, now) {
+	for _, ca := range l.lasting(i, now) {
+		if ca != signer {
 			out = append(out, encodeCertificate(ca.cert)...)
 		}
 	}
 	return out
 }
 
-// trim returns the CAs that are kept: those that are retired go first, then the
-// oldest.
+// trim returns the CAs that are kept: of too many, those that do not last go first,
+// then the oldest.
 func (l cas) trim(i *Issuer, now time.Time) cas {
+	lasting := l.lasting(i, now)
 	for len(l) > maxCAs {
-		at := max(0, slices.IndexFunc(l, func(ca *internalCA) bool { return l.retired(ca, i, now) }))
+		at := max(0, slices.IndexFunc(l, func(ca *internalCA) bool { return !slices.Contains(lasting, ca) }))
 		l = slices.Delete(slices.Clone(l), at, at+1)
 	}
 	return l

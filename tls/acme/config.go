@@ -234,8 +234,8 @@ func (in *IssuerConfig) check() error {
 	if in.Timeout != 0 && in.Timeout < minTimeout {
 		fail("timeout %v is less than %v, which an order may need; the default is %v", in.Timeout, minTimeout, defaultTimeout)
 	}
-	if in.Lifetime != 0 && in.Lifetime < minLifetime {
-		fail("lifetime %v is less than %v; the default is %v", in.Lifetime, minLifetime, defaultLifetime)
+	if in.Lifetime != 0 && (in.Lifetime < minLifetime || in.Lifetime > maxLifetime) {
+		fail("lifetime %v is not between %v and %v; the default is %v", in.Lifetime, minLifetime, maxLifetime, defaultLifetime)
 	}
 	return errors.Join(errs...)
 }
@@ -245,6 +245,7 @@ const (
 	minTimeout      = 10 * time.Second
 	defaultLifetime = 30 * 24 * time.Hour
 	minLifetime     = 5 * time.Minute
+	maxLifetime     = 180 * 24 * time.Hour // shorter than a CA is known before it signs
 )
 
 // isDirectory reports whether a URL may be that of an ACME server (RFC 8555 §6.1).

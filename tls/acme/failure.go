@@ -192,12 +192,15 @@ func wide(f *failure, err error, names []string) bool {
 	if text == "" {
 		return p.Status == http.StatusTooManyRequests && !f.retryAfter.IsZero()
 	}
-	return ofAccount.MatchString(text) && !slices.ContainsFunc(names, func(name string) bool { return mentions(text, name) })
+	return !setOfNames.MatchString(text) && ofAccount.MatchString(text) && !slices.ContainsFunc(names, func(name string) bool { return mentions(text, name) })
 }
 
 // ofAccount finds, in lower case, that a text is about an account or an address, or
 // that the CA is busy. "Error creating new order :: " begins texts about anything.
 var ofAccount = regexp.MustCompile(`\b(accounts?|orders|registrations?|ip|busy)\b`)
+
+// setOfNames finds that a text is about the names of an order, whichever they are.
+var setOfNames = regexp.MustCompile(`\b(set of|these) (identifiers|domains|names)\b`)
 
 // links are to a CA's own pages, whose names say nothing.
 var links = regexp.MustCompile(`https?://\S+`)

@@ -48,8 +48,8 @@ func (h *Holds) Until(w Wanted, r *Record) time.Time {
 func first(r *Record) bool { return r == nil || r.Leaf() == nil }
 
 // account names the account that the issuer has at a directory: with another
-// address or binding it is another one, of which nothing was said yet. Safe to
-// be stored and to be shown.
+// address or binding it is another one, of which nothing was said yet. It is for the
+// storage only: a weak key could be guessed from it.
 func (i *Issuer) account(directory string) string {
 	words := []string{directory, i.Email}
 	if i.EAB != nil {

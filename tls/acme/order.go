@@ -169,7 +169,7 @@ func (o *order) sign(ctx context.Context, r *Record, csr *x509.CertificateReques
 	if made {
 		next := list[len(list)-1]
 		message := fmt.Sprintf("%s has another CA, %s, valid until %s; %s. Clients should trust it, too: it is in ca.crt of each Secret that is written from now on",
-			issuer.Name, next.cert.Subject.CommonName, next.cert.NotAfter.UTC().Format(time.RFC3339), takesOver(ca, next, issuer))
+			issuer.Name, next.cert.Subject.CommonName, next.cert.NotAfter.UTC().Format(time.RFC3339), takesOver(ca, next))
 		o.m.opts.Log.Warn("an issuer has another CA", zap.String("issuer", issuer.Name), zap.String("message", message))
 		o.m.opts.Observe(r, Step{Reason: StepNewCA, Message: message})
 	}
@@ -177,11 +177,11 @@ func (o *order) sign(ctx context.Context, r *Record, csr *x509.CertificateReques
 }
 
 // takesOver says when the next CA signs.
-func takesOver(signer, next *internalCA, i *Issuer) string {
+func takesOver(signer, next *internalCA) string {
 	switch {
 	case signer == next:
 		return "it signs from now on"
-	case !signer.exact(i):
+	case !signer.alike(next.cert.PermittedDNSDomains):
 		return "it is constrained to the issuer's new DNS suffixes, and signs when every certificate was renewed once"
 	}
 	return "it signs when the last is near its end"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -85,6 +86,7 @@ func TestWide(t *testing.T) {
 		// Names that are not said.
 		{limited("too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s, retry after 2026-03-01 00:00:00 UTC: see https://letsencrypt.org/docs/rate-limits/#new-certificates-per-exact-set-of-identifiers"), later, false},
 		{limited("Error creating new order :: too many certificates (5) already issued for this exact set of domains in the last 168 hours"), later, false},
+		{limited("too many orders by this account for these names"), later, false},
 		{limited("Error creating new order :: too many failed authorizations recently: see https://letsencrypt.org/docs/failed-validation-limit/"), later, false},
 		{limited("too many certificates already issued for registered domain"), later, false},
 		{limited("see https://letsencrypt.org/docs/account-limits/"), later, false},
@@ -201,50 +203,84 @@ func TestInternalCA(t *testing.T) {
 }
 
 // TestSuffixesChange: where the suffixes of an issuer change, the CA that clients
-// know signs on as far as it may, until they know the next; then it goes from what
-// they are to trust.
+// know signs on as far as it may, until they know the next. What certificates in
+// use may be of stays among what they are to trust; what cannot be goes.
 func TestSuffixesChange(t *testing.T) {
 	dir := t.TempDir()
-	wide := &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: 30 * day}
-	first, err := signing(t, dir, wide, begun)
-	if err != nil {
-		t.Fatal(err)
-	}
-	narrow := *wide
-	narrow.Suffixes = []string{"example.com"}
+	made := map[string]int{} // certificates by the order in which they were made
 	for _, c := range []struct {
-		after time.Duration
-		first bool
-		roots int
-	}{{day, true, 2}, {30 * day, true, 2}, {32 * day, false, 2}, {62 * day, false, 1}} {
-		now := begun.Add(c.after)
-		list, _, err := openCA(t.Context(), newFiles(t, dir), &narrow, now)
+		day      int
+		suffixes []string
+		signs    int
+		roots    []int
+	}{
+		{0, nil, 0, []int{0}},
+		{1, []string{"example.com"}, 0, []int{0, 1}},
+		{30, []string{"example.com"}, 0, []int{0, 1}},
+		{32, []string{"example.com"}, 1, []int{1, 0}},
+		{200, []string{"example.com"}, 1, []int{1, 0}},
+		{212, []string{"example.com"}, 1, []int{1}},
+		{213, []string{"example.com", "example.org"}, 1, []int{1, 2}}, // a third
+		{214, []string{"example.com"}, 1, []int{1, 2, 3}},             // and back: nobody has had that one for long
+		{250, []string{"example.com"}, 3, []int{3, 1, 2}},
+	} {
+		i := &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: 30 * day, Suffixes: c.suffixes}
+		now := begun.Add(time.Duration(c.day) * day)
+		list, _, err := openCA(t.Context(), newFiles(t, dir), i, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ca := list.signer(&narrow, []string{"a.example.com"}, now)
-		if ca.cert.Equal(first.cert) != c.first {
-			t.Errorf("after %v: signed by %v", c.after, ca.cert.PermittedDNSDomains)
+		for _, ca := range list {
+			if text := string(encodeCertificate(ca.cert)); made[text] == 0 {
+				made[text] = len(made) + 1
+			}
 		}
-		if n := strings.Count(string(list.roots(ca, &narrow, now)), "BEGIN CERTIFICATE"); n != c.roots {
-			t.Errorf("after %v: clients are to trust %d CAs, want %d", c.after, n, c.roots)
+		ca := list.signer(i, []string{"a.example.com"}, now)
+		if got := made[string(encodeCertificate(ca.cert))] - 1; got != c.signs {
+			t.Errorf("day %d: CA %d signs, not %d", c.day, got, c.signs)
+		}
+		var roots []int
+		for text := list.roots(ca, i, now); len(text) > 0; {
+			block, rest := pem.Decode(text)
+			roots, text = append(roots, made[string(pem.EncodeToMemory(block))]-1), rest
+		}
+		if !slices.Equal(roots, c.roots) {
+			t.Errorf("day %d: clients are to trust %v, not %v", c.day, roots, c.roots)
 		}
 	}
 }
 
-// TestManyCAs: however often the suffixes change, a CA that certificates in use may
-// be of is the last to go.
+// TestManyCAs: of too many, those that nothing in use is of go first, then the
+// oldest.
 func TestManyCAs(t *testing.T) {
-	dir, i := t.TempDir(), &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: day}
-	for n := range 2 * maxCAs {
-		i.Suffixes = []string{fmt.Sprintf("s%d.example", n)}
-		list, made, err := openCA(t.Context(), newFiles(t, dir), i, begun.Add(time.Duration(n)*time.Hour))
-		if err != nil || made != (n > 0) || len(list) != min(n+1, maxCAs) {
-			t.Fatalf("change %d: %d CAs, made %v, %v", n, len(list), made, err)
+	i := &Issuer{Name: "own", KeyType: DefaultKeyType, Lifetime: day, Suffixes: []string{"example.com"}}
+	now := begun.Add(10 * 365 * day)
+	var list cas
+	for n := range maxCAs + 1 {
+		at := now.Add(-time.Duration(maxCAs+1-n) * day)
+		if n == 3 {
+			at = now.Add(-caLifetime - day) // has ended
 		}
-		if ca := list.signer(i, []string{"a." + i.Suffixes[0]}, begun.Add(time.Duration(n)*time.Hour)); ca == nil || !ca.exact(i) {
-			t.Errorf("change %d: no CA signs", n)
+		ca, err := newCA(i, at)
+		if err != nil {
+			t.Fatal(err)
 		}
+		list = append(list, ca)
+	}
+	ended := list[3]
+	kept := list.trim(i, now)
+	if len(kept) != maxCAs || slices.Contains(kept, ended) {
+		t.Errorf("%d are kept, the one that has ended: %v", len(kept), slices.Contains(kept, ended))
+	}
+	if more := append(kept, ended)[:maxCAs+1]; len(more.trim(i, now)) != maxCAs {
+		t.Errorf("%d are kept", len(more.trim(i, now)))
+	}
+	fresh, err := newCA(i, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := append(slices.Clone(kept), fresh).trim(i, now); len(again) != maxCAs || again[0] != kept[1] {
+		t.Error("the oldest is not the one that goes")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -52,19 +53,23 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, t *TLS) {
 // it: it needs twice of what a connection needs afterwards, and most connections
 // are idle most of the time. When ctx ends the connection is closed: crypto/tls need
 // not watch it with yet another goroutine.
-func (s *Server) shakeHands(ctx context.Context, c *tls.Conn) error {
-	done := make(chan error, 1)
+func shakeHands(ctx context.Context, c *tls.Conn) error {
+	var err error
+	var panicked any
+	done := make(chan struct{})
 	go func() {
-		err := errors.New("panic in a TLS handshake")
+		defer close(done)
 		defer func() {
 			if v := recover(); v != nil {
-				s.opts.Log.Error(nil, "panic while accepting a connection", "panic", v, "stack", string(debug.Stack()))
+				panicked = fmt.Sprintf("%v\n%s", v, debug.Stack())
 			}
-			done <- err
 		}()
 		err = c.HandshakeContext(context.WithoutCancel(ctx))
 	}()
-	return <-done
+	if <-done; panicked != nil {
+		panic(panicked)
+	}
+	return err
 }
 
 // closeTLS says goodbye (close_notify) without waiting for a peer that does not
@@ -110,7 +115,7 @@ func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *vie
 	if err := conn.SetDeadline(time.Now().Add(s.opts.HandshakeTimeout)); err != nil {
 		return nil, err
 	}
-	if err := s.shakeHands(ctx, tlsConn); err != nil {
+	if err := shakeHands(ctx, tlsConn); err != nil {
 		return nil, err
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {

@@ -52,7 +52,13 @@ func (c *h1Conn) Trailers() view.Fields { return c.body.chunks.Trailers() }
 func (c *h1Conn) Interrupt() { _ = c.body.Close() }
 
 // Resume implements upstream.Body.
-func (c *h1Conn) Resume() { c.body.reopen() }
+func (c *h1Conn) Resume() {
+	c.body.reopen()
+	if c.body.ended { // the interruption has ended the watch, too
+		c.watch.stop()
+		c.watch.arm()
+	}
+}
 
 // Close implements upstream.Body.
 func (c *h1Conn) Close() error { return c.body.Close() }
@@ -73,8 +79,8 @@ func (b *h1Body) Read(p []byte) (n int, err error) {
 	if err == io.EOF {
 		b.ended = true
 		b.c.watch.arm()
-	} else if err != nil && !b.isClosed() {
-		b.err = err // a body that was only closed may be read on after reopen
+	} else if err != nil && !b.interruption(err) {
+		b.err = err
 	}
 	return n, err
 }
@@ -157,6 +163,12 @@ func (b *h1Body) reopen() {
 	defer b.mu.Unlock()
 	b.closed = false
 	b.pace.begin(&b.c.e.opts.Timeouts)
+}
+
+// interruption reports whether it was Close that made a read fail: then the body may
+// be read on after reopen.
+func (b *h1Body) interruption(err error) bool {
+	return b.isClosed() && (err == errBodyClosed || errors.Is(err, os.ErrDeadlineExceeded))
 }
 
 func (b *h1Body) isClosed() bool {

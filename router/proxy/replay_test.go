@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/portico-ingress/portico/router/wire"
 	"github.com/portico-ingress/portico/test/backend"
 )
 
@@ -117,5 +120,28 @@ func TestNoReplay(t *testing.T) {
 		if n := strings.Count(g.backend.Received(), tc.method+" /a"); n != 1 {
 			t.Errorf("%s: sent %d times", name, n)
 		}
+	}
+}
+
+// TestFaultWhileInterrupted: what is malformed stays so for the next attempt.
+func TestFaultWhileInterrupted(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	e := &Engine{}
+	e.opts.Limits = wire.DefaultLimits
+	e.opts.Timeouts.BodyStall, e.opts.Timeouts.BodyGrace, e.opts.Timeouts.MinBodyRate = time.Minute, time.Minute, 1
+	c := &h1Conn{e: e, nc: near, buf: []byte("0\r\nA : b\r\n\r\nGET / HTTP/1.1\r\n")}
+	c.w = len(c.buf)
+	c.body.c, c.watch.c = c, c
+	defer c.watch.stop()
+	c.body.begin(&wire.RequestHead{Framing: wire.Chunked, Length: -1})
+	c.Interrupt()
+	var p [100]byte
+	for range 2 {
+		if _, err := c.Read(p[:]); err == nil || err == io.EOF {
+			t.Errorf("a body with a malformed trailer section has ended well: %v; left on the connection: %q", err, c.buf[c.r:c.w])
+		}
+		c.Resume()
 	}
 }

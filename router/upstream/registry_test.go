@@ -295,6 +295,28 @@ func TestDyingEndpoint(t *testing.T) {
 	}
 }
 
+// TestBodyIsKeptNoLonger: when there is a response, nothing of the body is kept.
+func TestBodyIsKeptNoLonger(t *testing.T) {
+	p, _ := serve(t, func(c *backend.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+		io.CopyN(io.Discard, c, 50000)
+		c.Send("x")
+	})
+	pr, pw := io.Pipe()
+	req := &Request{Method: "PUT", Target: "/", Host: "h", Length: 50000, Body: pipeBody{pr}}
+	resp, err := p.Do(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pw.Write(make([]byte, 50000))
+	drain(t, resp)
+	resp.Close()
+	if n := len(req.Body.(*replay).kept); n > 0 {
+		t.Errorf("%d bytes are kept of a request that is not sent again", n)
+	}
+}
+
 func TestResponseFraming(t *testing.T) {
 	for name, tt := range map[string]struct {
 		response string

@@ -1,6 +1,9 @@
 package upstream
 
-import "io"
+import (
+	"io"
+	"sync/atomic"
+)
 
 // replayLimit is how much of a request body is kept to be sent again.
 const replayLimit = 64 << 10
@@ -9,19 +12,25 @@ const replayLimit = 64 << 10
 // read. One goroutine at a time uses it.
 type replay struct {
 	Body
-	kept        []byte // what has been read, unless it is spilt
-	next        int    // of kept, to be read
-	ended       bool   // Body has been read to its end
-	spilt       bool   // more was read than is kept
-	interrupted bool   // by us, since another attempt may follow
+	kept        []byte      // what has been read, unless it is spilt
+	next        int         // of kept, to be read
+	ended       bool        // Body has been read to its end
+	spilt       bool        // more was read than is kept
+	interrupted bool        // by us, since another attempt may follow
+	settled     atomic.Bool // no other attempt follows
 }
 
 // Read implements Body.
 func (b *replay) Read(p []byte) (n int, err error) {
 	if b.next < len(b.kept) {
 		n = copy(p, b.kept[b.next:])
-		b.next += n
-		if b.ended && b.next == len(b.kept) {
+		if b.next += n; b.next < len(b.kept) {
+			return n, nil
+		}
+		if b.settled.Load() {
+			b.kept, b.next = nil, 0
+		}
+		if b.ended {
 			err = io.EOF
 		}
 		return n, err
@@ -31,7 +40,7 @@ func (b *replay) Read(p []byte) (n int, err error) {
 	}
 	n, err = b.Body.Read(p)
 	b.ended = err == io.EOF
-	if b.spilt = b.spilt || len(b.kept)+n > replayLimit; b.spilt {
+	if b.spilt = b.spilt || b.settled.Load() || len(b.kept)+n > replayLimit; b.spilt {
 		b.kept, b.next = nil, 0
 		return n, err
 	}
@@ -73,6 +82,14 @@ func (r *Request) cutOff(final bool) {
 		return
 	}
 	_ = r.Body.Close()
+}
+
+// settle tells that the request has a response: what comes of its body from now on
+// is not kept.
+func (r *Request) settle() {
+	if b, ok := r.Body.(*replay); ok {
+		b.settled.Store(true)
+	}
 }
 
 // giveUp is called when no other attempt follows.

@@ -48,9 +48,11 @@ type Body interface {
 	Read(p []byte) (int, error)
 	// Trailers returns the trailer fields once Read has returned io.EOF.
 	Trailers() view.Fields
-	// Interrupt makes Read return an error, at once and until Resume. No byte
-	// is lost.
+	// Interrupt makes Read return an error, at once and until Resume. It may
+	// be called beside Read; no byte is lost.
 	Interrupt()
+	// Resume lets Read go on. Nobody reads when it is called, and Close was
+	// not.
 	Resume()
 	// Close makes Read return an error, at once and from then on.
 	Close() error
@@ -101,11 +103,12 @@ const maxAttempts = 8
 // must Close the response. Errors are *Error.
 //
 // An endpoint that cannot be connected to is passed over for another one, and so
-// is one that closes the connection without a byte of a response, if the
-// request was not sent or does no harm sent twice: idempotent (RFC 9110 §9.2.2),
-// with a body that is small as far as it was sent, and as long as the pool has a
-// budget for that. Any other request is sent once. An endpoint with as many requests in flight as it may
-// have is waited for, then passed over.
+// is one that closes the connection without a byte of a response, if the request
+// was not sent, was refused unseen (RFC 9113 §8.7), or does no harm sent twice:
+// idempotent (RFC 9110 §9.2.2), and as long as the pool has a budget for that. Of a
+// body what was sent must be small enough to be kept. Any other request is sent
+// once. An endpoint with as many requests in flight as it may have is waited for,
+// then passed over.
 func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	l := p.live.Load()
 	w, err := p.way(l, &req.Backend)
@@ -131,6 +134,7 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 		resp, err := p.roundTrip(ctx, t.addr.lane(&w, l.state.Names), req)
 		p.judge(l, t, resp, err)
 		if err == nil {
+			req.settle()
 			resp.Attempts = n + 1
 			return resp, nil
 		}

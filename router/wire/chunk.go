@@ -146,13 +146,16 @@ func (c *Chunks) trailerByte(b byte) error {
 	if len(t) > 2 && (len(t) < 4 || t[len(t)-3] != '\n') {
 		return nil
 	}
-	c.state = chunkDone
-	return eachField(string(t), c.Limits.TrailerFields, func(name, value string) error {
+	err := eachField(string(t), c.Limits.TrailerFields, func(name, value string) error {
 		if TrailerAllowed(name) {
 			c.fields = append(c.fields, view.Field{Name: name, Value: value})
 		}
 		return nil
 	})
+	if err == nil {
+		c.state = chunkDone
+	}
+	return err
 }
 
 // notInTrailers are fields that steer framing, routing, authentication or

@@ -199,7 +199,7 @@ func (c *Controller) reconcile(ctx context.Context) error {
 		c.opts.Certs.SetStandIn(ref, in)
 	}
 	c.mu.Lock()
-	c.given = given
+	c.given = c.given || given // what is added later makes nobody unready
 	close(c.planned)
 	c.planned = make(chan struct{})
 	c.mu.Unlock()
@@ -238,7 +238,7 @@ func (c *Controller) planHolds() time.Duration {
 			turns(r.cert.Leaf)
 		}
 	}
-	return until.Sub(now)
+	return max(until.Sub(now), time.Second) // no plan can be made at times
 }
 
 // Planned reports whether a plan was made, so that what is stored is served.

@@ -168,7 +168,7 @@ const maxSequence = 253402300799
 // parseSequence reads what sequence wrote; 0: it did not.
 func parseSequence(text string) int64 {
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 || n > maxSequence {
+	if err != nil || n < 0 || n >= maxSequence {
 		return 0
 	}
 	return n

@@ -109,7 +109,7 @@ func TestBadConfig(t *testing.T) {
 		"issuers: [{name: a, directory: 'https://x/', challenges: [dns-01]}]":                         "needs dns",
 		"issuers: [{name: a, ca: true, lifetime: -1s}]":                                               "lifetime -1s is not between 5m0s and 4320h0m0s",
 		"issuers: [{name: a, ca: true, lifetime: 1s}]":                                                "lifetime 1s is not between",
-		"issuers: [{name: a, ca: true, lifetime: 9000h}]": "lifetime 9000h0m0s is not between",
+		"issuers: [{name: a, ca: true, lifetime: 9000h}]":                                             "lifetime 9000h0m0s is not between",
 		"issuers: [{name: a, ca: true, profile: x, email: a@b.example, timeout: 1m}]":                 "email, profile, timeout: a CA of our own has no use for it",
 		"issuers: [{name: a, directory: 'https://x/', lifetime: 1h}]":                                 "lifetime is for a CA of our own",
 		"issuers: [{name: a, directory: 'https://x/', timeout: 1ms}]":                                 "timeout 1ms is less than 10s",

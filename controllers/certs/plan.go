@@ -362,7 +362,7 @@ func (p *planner) foreign(e *entry) diag.Problem {
 	}
 	e.foreign = true
 	remedy := fmt.Sprintf("To hand it over: kubectl label secret %s -n %s %s=true", e.secret.Name, e.secret.Namespace, ManagedLabel)
-	if e.refused = fmt.Sprintf("Secret %s was made by somebody else and is served as it stands", e.secret); p.folder {
+	if e.refused = fmt.Sprintf("Secret %s is not labelled %s=true, so it is served as it stands and never written", e.secret, ManagedLabel); p.folder {
 		e.refused = fmt.Sprintf("Secret %s is among the manifests, which are never written, and is served as it stands", e.secret)
 		remedy = "Renew the certificate in the manifest, or remove the Secret from the manifests: then one is ordered"
 	}

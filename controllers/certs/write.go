@@ -263,7 +263,10 @@ func (c *Controller) writeProblems(p *plan) []diag.Problem {
 			continue
 		}
 		remedy := "It is tried again"
-		if strings.Contains(why, "forbidden") {
+		switch {
+		case c.opts.Secrets == nil:
+			remedy = "Leave it as it is, or allow it"
+		case strings.Contains(why, "forbidden"):
 			remedy = fmt.Sprintf("Allow create and update of Secrets in namespace %s to Portico's service account (chart: acme.secrets), or leave it as it is", e.secret.Namespace)
 		}
 		out = append(out, diag.Problem{Object: e.origin.Ref, Generation: e.origin.Generation, Field: e.field, Reason: ReasonNotWritten,

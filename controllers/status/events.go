@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -42,6 +41,8 @@ type events struct {
 	// written are the names of the Events of current problems that need no
 	// further attempt. Owned by run.
 	written map[string]struct{}
+	// since is when each current problem was first seen. Owned by run.
+	since map[string]time.Time
 }
 
 func newEvents(c client.Client, opts Options, holds func() bool) *events {
@@ -52,6 +53,7 @@ func newEvents(c client.Client, opts Options, holds func() bool) *events {
 		holds:    holds,
 		log:      opts.Log,
 		written:  make(map[string]struct{}),
+		since:    make(map[string]time.Time),
 	}
 }
 
@@ -62,13 +64,17 @@ const retryAfter = 5 * time.Second
 // than a publish, and nobody reads Events at once.
 const gather = 200 * time.Millisecond
 
+// settle is how long a problem must last: what one source sees, such as a missing
+// Secret, another is about to mend.
+const settle = 500 * time.Millisecond
+
 // run writes Events until ctx ends.
 func (e *events) run(ctx context.Context) {
 	for {
 		changed := e.problems.Changed()
 		var again <-chan time.Time
-		if !e.write(ctx, changed) {
-			again = time.After(retryAfter)
+		if wait := e.write(ctx, changed); wait > 0 {
+			again = time.After(wait)
 		}
 		select {
 		case <-changed:
@@ -86,33 +92,48 @@ func (e *events) run(ctx context.Context) {
 
 // write writes the Events of the current problems. It returns early when the
 // problems change, so that nobody is told of what is mended meanwhile, and
-// reports false if something is left to be tried again.
-func (e *events) write(ctx context.Context, changed <-chan struct{}) bool {
+// returns how soon what is left is to be tried again; 0: nothing is.
+func (e *events) write(ctx context.Context, changed <-chan struct{}) (again time.Duration) {
 	names, current := byEventName(e.problems.Problems())
-	maps.DeleteFunc(e.written, func(name string, _ struct{}) bool {
-		_, ok := current[name]
-		return !ok
-	})
-	complete := true
+	e.look(current, time.Now())
 	for _, name := range names {
 		if _, ok := e.written[name]; ok {
 			continue
 		}
+		if left := settle - time.Since(e.since[name]); left > 0 {
+			again = max(again, left)
+			continue
+		}
 		if e.pace.Wait(ctx) != nil || !e.holds() {
-			return true
+			return 0
 		}
 		if e.create(ctx, name, current[name]) {
 			e.written[name] = struct{}{}
 		} else {
-			complete = false
+			again = retryAfter
 		}
 		select {
 		case <-changed:
-			return true
+			return 0
 		default:
 		}
 	}
-	return complete
+	return again
+}
+
+// look forgets what is no problem any more, and notes what is new.
+func (e *events) look(current map[string]diag.Problem, now time.Time) {
+	for name := range e.since {
+		if _, ok := current[name]; !ok {
+			delete(e.since, name)
+			delete(e.written, name)
+		}
+	}
+	for name := range current {
+		if _, ok := e.since[name]; !ok {
+			e.since[name] = now
+		}
+	}
 }
 
 // byEventName returns the names of the Events that the problems call for, in

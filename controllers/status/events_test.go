@@ -3,9 +3,12 @@ package status
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/go-logr/logr"
@@ -152,4 +155,36 @@ func TestEventsAreWrittenOnce(t *testing.T) {
 	if len(created) != 3 {
 		t.Errorf("Events about %v", created)
 	}
+}
+
+// TestPassingProblems: of what is mended at once nobody is told.
+func TestPassingProblems(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var told []string
+		c := interceptor.NewClient(fake.NewClientBuilder().Build(), interceptor.Funcs{
+			Create: func(_ context.Context, _ client.WithWatch, obj client.Object, _ ...client.CreateOption) error {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, obj.(*corev1.Event).InvolvedObject.Name)
+				return nil
+			},
+		})
+		problems := &list{changed: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			newEvents(c, Options{Problems: problems, Log: logr.Discard()}, func() bool { return true }).run(ctx)
+		}()
+		problems.set(problem("lasting"), problem("passing"))
+		time.Sleep(settle / 2)
+		problems.set(problem("lasting"))
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		if !slices.Equal(told, []string{"lasting"}) {
+			t.Errorf("Events about %v", told)
+		}
+	})
 }

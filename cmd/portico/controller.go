@@ -127,6 +127,8 @@ func (f *controllerFlags) run(ctx context.Context, stdout, stderr io.Writer) err
 		}
 		opts.Secrets, opts.Await = certificates, certificates.AwaitStored
 		p.await, st.Also = certificates.AwaitPlan, certificates.Lead
+	} else if err := certs.NewUnconfigured(mgr, r.translate, p.publisher); err != nil {
+		return err
 	}
 	follows, err := ingress.New(mgr, opts)
 	if err != nil {

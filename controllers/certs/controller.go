@@ -192,7 +192,7 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	c.manager.Want(p.wanted())
 	c.mu.Lock()
 	c.plan = p
-	problems := slices.Concat(p.problems, c.writeProblems(p), c.leftProblems(p))
+	problems := slices.Concat(p.problems, c.writeProblems(p), c.leftProblems(p), c.keepsLabel(p))
 	standIns, given := c.standIns(p), c.givenAll(p)
 	c.mu.Unlock()
 	for ref, in := range standIns {

@@ -44,6 +44,7 @@ type town struct {
 	version   int
 	forbidden bool
 	writes    int
+	told      map[string]int // steps by Ingress and reason
 	ingresses map[string]*networkingv1.Ingress
 	news      chan struct{}
 }
@@ -58,7 +59,7 @@ func newTown(t *testing.T, list *acme.Issuers) *town {
 // newSuburb returns a town that follows: it orders and writes nothing.
 func newSuburb(t *testing.T, list *acme.Issuers) *town {
 	t.Helper()
-	w := &town{t: t, secrets: make(map[certstore.SecretRef]*corev1.Secret), ingresses: make(map[string]*networkingv1.Ingress), news: make(chan struct{})}
+	w := &town{t: t, secrets: make(map[certstore.SecretRef]*corev1.Secret), ingresses: make(map[string]*networkingv1.Ingress), told: make(map[string]int), news: make(chan struct{})}
 	var err error
 	if w.certs, err = certstore.New(certstore.Options{}); err != nil {
 		t.Fatal(err)
@@ -71,7 +72,7 @@ func newSuburb(t *testing.T, list *acme.Issuers) *town {
 	registry := upstream.NewRegistry(upstream.Options{})
 	w.publisher = publish.New(publish.Options{Registry: registry, Certs: w.certs, Log: logr.Discard()})
 	w.Controller = NewController(Options{Issuers: list, Storage: files, Tokens: tokens, Identity: "test", Ingresses: w.list,
-		Publisher: w.publisher, Certs: w.certs, Secrets: w, Zap: zap.NewNop(), Log: logr.Discard()})
+		Publisher: w.publisher, Certs: w.certs, Secrets: w, Events: w, Zap: zap.NewNop(), Log: logr.Discard()})
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	w.run = func(f func(context.Context) error) {
@@ -86,6 +87,22 @@ func newSuburb(t *testing.T, list *acme.Issuers) *town {
 	w.publisher.Release()
 	t.Cleanup(func() { cancel(); group.Wait(); registry.Close() })
 	return w
+}
+
+// Tell implements EventWriter.
+func (w *town) Tell(ingress diag.Ref, s acme.Step) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told[fmt.Sprintf("%s/%s %s %v", ingress.Namespace, ingress.Name, s.Reason, s.Failed)]++
+}
+
+// Run implements EventWriter.
+func (w *town) Run(ctx context.Context) { <-ctx.Done() }
+
+func (w *town) wasTold(step string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told[step]
 }
 
 func (w *town) list(context.Context) ([]*networkingv1.Ingress, error) {
@@ -255,6 +272,26 @@ func TestWritten(t *testing.T) {
 	s = w.secret(tlsRef)
 	if string(s.Data[corev1.TLSCertKey]) != first || s.Annotations[issuedBy] != "" {
 		t.Errorf("what stays: %v", s.Annotations)
+	}
+	w.until("the owner is told", func() bool { return w.wasTold("a/web SecretReleased false") == 1 })
+}
+
+// TestLabelStays: where the label may not be taken away, the owner is told once.
+func TestLabelStays(t *testing.T) {
+	w := newTown(t, issuers(t, ownCA("own")))
+	w.apply(ingress(t, "a/web", time.Hour, annotated(asks, "own"), entryFor("tls", "a.example")))
+	w.until("the Secret", func() bool { return w.source("a.example") == "Secret a/tls" })
+	w.mu.Lock()
+	w.forbidden = true
+	w.mu.Unlock()
+	w.apply(ingress(t, "a/web", time.Hour, nil, entryFor("tls", "a.example")))
+	w.until("the owner is told", func() bool { return w.wasTold("a/web SecretReleased true") == 1 })
+	for i := range 3 { // other things happen
+		w.apply(ingress(t, fmt.Sprintf("b/web%d", i), 0, nil, entryFor("tls", fmt.Sprintf("b%d.example", i))))
+		w.until("another host", func() bool { _, ok := w.publisher.Snapshot().Table.Host(fmt.Sprintf("b%d.example", i)); return ok })
+	}
+	if n := w.wasTold("a/web SecretReleased true"); n != 1 {
+		t.Errorf("told %d times", n)
 	}
 }
 
@@ -448,6 +485,7 @@ func TestForeign(t *testing.T) {
 	theirs.Labels = map[string]string{ManagedLabel: "true"}
 	w.put(theirs)
 	w.until("it is marked as ours", func() bool { return w.secret(tlsRef).Annotations[issuedBy] == "own" })
+	w.until("the owner is told", func() bool { return w.wasTold("a/web SecretHandedOver false") == 1 })
 	if got := w.secret(tlsRef).Data[corev1.TLSCertKey]; string(got) != string(pair[0]) {
 		t.Error("a certificate that is good for long was replaced")
 	}

@@ -92,6 +92,8 @@ type job struct {
 	secret  *corev1.Secret
 	create  bool
 	attempt attempt
+	again   bool // it has failed like this before
+	news    news
 }
 
 func (j *job) do(ctx context.Context, w SecretWriter) error {
@@ -107,10 +109,11 @@ func (j *job) do(ctx context.Context, w SecretWriter) error {
 func (c *Controller) jobs(tried map[certstore.SecretRef]attempt) []job {
 	now := c.opts.Now()
 	var out []job
-	add := func(ref certstore.SecretRef, secret *corev1.Secret, create bool) {
-		j := job{ref: ref, secret: secret, create: create, attempt: attempt{seen: c.secrets[ref].seen, chain: string(secret.Data[corev1.TLSCertKey])}}
+	add := func(ref certstore.SecretRef, secret *corev1.Secret, create bool, n news) {
+		j := job{ref: ref, secret: secret, create: create, news: n, attempt: attempt{seen: c.secrets[ref].seen, chain: string(secret.Data[corev1.TLSCertKey])}}
 		last, ok := tried[ref]
 		same := ok && last.seen == j.attempt.seen && last.chain == j.attempt.chain
+		j.again = same
 		if !same || !last.failed.IsZero() && now.Sub(last.failed).Abs() >= writeAgain {
 			out = append(out, j)
 		}
@@ -122,17 +125,17 @@ func (c *Controller) jobs(tried map[certstore.SecretRef]attempt) []job {
 		switch {
 		case !e.managed() || state.phase == unknown || state.phase == unreadable || state.phase == present && (!state.managed || was == nil):
 		case state.phase == absent && r.cert != nil:
-			add(e.secret, newTLSSecret(e.secret, r.pair), true)
+			add(e.secret, newTLSSecret(e.secret, r.pair), true, news{})
 		case state.phase == absent:
 		case r.cert != nil && better(r, e, now):
-			add(e.secret, renewed(was, r.pair), false)
+			add(e.secret, renewed(was, r.pair), false, news{})
 		case !state.written:
-			add(e.secret, adopted(was, e.wanted.Issuer.Name), false)
+			add(e.secret, adopted(was, e.wanted.Issuer.Name), false, adoption(e, now))
 		}
 	}
 	for _, ref := range c.plan.released {
 		if was := c.objects[ref]; was != nil && c.secrets[ref].written {
-			add(ref, released(was), false)
+			add(ref, released(was), false, c.release(ref))
 		}
 	}
 	return out
@@ -233,11 +236,25 @@ func (c *Controller) wrote(j job, err error) {
 	switch {
 	case err == nil:
 		c.opts.Log.Info("wrote a Secret", "secret", j.ref.String(), "created", j.create)
-	case has && now != last:
-		c.opts.Log.Info("a certificate could not be written into its Secret; it is served from the storage", "secret", j.ref.String(), "error", err.Error())
+		c.tell(j.news.to, j.news.done)
+	case j.news.failed.Reason != "" && has && !j.again:
+		c.opts.Log.Info("the label of a Secret could not be taken away", "secret", j.ref.String(), "error", now)
+		c.tell(j.news.to, j.news.failed)
+	case j.news.failed.Reason == "" && has && now != last:
+		c.opts.Log.Info("a certificate could not be written into its Secret; it is served from the storage", "secret", j.ref.String(), "error", now)
 	}
 	if had != has || now != last {
 		c.Wake()
+	}
+}
+
+// tell tells the owners of Ingresses of a step.
+func (c *Controller) tell(to []diag.Ref, s acme.Step) {
+	if c.opts.Events == nil || s.Reason == "" {
+		return
+	}
+	for _, ref := range to {
+		c.opts.Events.Tell(ref, s)
 	}
 }
 

@@ -251,7 +251,7 @@ func newCA(i *Issuer, now time.Time) (*internalCA, error) {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "Portico CA " + i.Name + " " + now.UTC().Format("2006-01-02")},
+		Subject:               pkix.Name{CommonName: "Portico CA " + i.Name + " " + now.UTC().Format("2006-01-02 15:04:05")},
 		NotBefore:             now.Add(-caSkew),
 		NotAfter:              now.Add(caLifetime),
 		KeyUsage:              x509.KeyUsageCertSign,

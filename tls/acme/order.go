@@ -180,7 +180,7 @@ func (o *order) sign(ctx context.Context, r *Record, csr *x509.CertificateReques
 func takesOver(signer, next *internalCA) string {
 	switch {
 	case signer == next:
-		return "it signs from now on"
+		return "it signs from now on what the last may not"
 	case !signer.alike(next.cert.PermittedDNSDomains):
 		return "it is constrained to the issuer's new DNS suffixes, and signs when every certificate was renewed once"
 	}

@@ -97,6 +97,9 @@ func (f *acmeFlags) issuers() (*acme.Issuers, error) {
 		return nil, nil
 	}
 	issuers, err := config.Open()
+	if err != nil && f.IssuersFile == "" {
+		return nil, program.FlagError("acme-directory", err)
+	}
 	if err != nil {
 		return nil, program.FlagError("acme-issuers", err)
 	}
@@ -178,7 +181,7 @@ func (c *certificates) inFolder(ctx context.Context, p *plane, log logr.Logger) 
 		}
 		roots, err := acme.Roots(ctx, c.files, issuer, time.Now())
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w; it lies in folder %s", err, filepath.Dir(c.files.RootsFile(name)))
 		}
 		keep(name, roots)
 	}
@@ -205,7 +208,7 @@ func (c *certificates) open(f *acmeFlags, log logr.Logger) (bool, error) {
 			return false, program.FlagError("acme-dir", err)
 		}
 	}
-	if err == nil || f.Dir != "" || c.local == nil || len(c.issuers.Names()) > 1 {
+	if err == nil || f.Dir != "" || errors.Is(err, acme.ErrExposed) || c.local == nil || len(c.issuers.Names()) > 1 {
 		return err == nil, err
 	}
 	why := err

@@ -122,3 +122,19 @@ func TestLocalIssuerWithoutHome(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// TestLocalIssuerExposed: a CA whose key others may read is not passed over in
+// silence.
+func TestLocalIssuerExposed(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("XDG_STATE_HOME", dir)
+	_, _, _, stop := serveLocal(t)
+	stop()
+	if err := os.Chmod(filepath.Join(dir, "portico", "acme", "ca", "local.pem"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, _, said := execute(t, localManifests, "serve", "-f", "-", "--http-addr", "127.0.0.1:0", "--https-addr", "127.0.0.1:0", "--admin-addr", "", "--debug-addr", "")
+	if code == 0 || !strings.Contains(said, "chmod -R go= ") {
+		t.Errorf("exit code %d: %s", code, said)
+	}
+}

@@ -736,7 +736,7 @@ func TestFolderWithoutDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range c.Managed() {
-		if local := m.Names[0] == "a.localhost"; local != (m.Refused == "" && m.Issuer == "local") || !local && (m.Refused != noDefault || m.Reason != ReasonNoIssuer || m.NotManaged) {
+		if local := m.Names[0] == "a.localhost"; local != (m.Refused == "" && m.Issuer == "local") || !local && (m.Refused != noDefault || m.Reason != ReasonNoIssuer || !m.NotManaged) {
 			t.Errorf("%+v", m)
 		}
 	}

@@ -140,13 +140,13 @@ type planner struct {
 	plan plan
 	// taken has the certificate of each Secret that an older Ingress asks for.
 	taken map[certstore.SecretRef]string
-	idle  map[certstore.SecretRef]struct{} // named by Ingresses that do not ask
-	rest  []*networkingv1.Ingress          // that do not ask
+	idle  map[certstore.SecretRef][]entry // of Ingresses that do not ask
+	rest  []*networkingv1.Ingress         // that do not ask
 }
 
 // makePlan is pure: the same world gives the same plan in every replica.
 func makePlan(w world) *plan {
-	p := &planner{world: w, plan: plan{made: w.now}, taken: make(map[certstore.SecretRef]string), idle: make(map[certstore.SecretRef]struct{})}
+	p := &planner{world: w, plan: plan{made: w.now}, taken: make(map[certstore.SecretRef]string), idle: make(map[certstore.SecretRef][]entry)}
 	var asking []*networkingv1.Ingress
 	for _, ing := range w.ingresses {
 		if translate.CertificateWish(ing.Annotations).By != "" {
@@ -202,7 +202,7 @@ func (p *planner) ingress(ing *networkingv1.Ingress) {
 	switch {
 	case why.Reason != "":
 		p.problem(ing, "metadata.annotations", why)
-	case issuer == nil && p.local != nil: // tls-acme, which nobody is configured for
+	case issuer == nil: // tls-acme, which nobody is configured for: it does nothing
 		p.leave(ing, noDefault)
 		return
 	}
@@ -241,9 +241,10 @@ func (p *planner) leave(ing *networkingv1.Ingress, why string) {
 			continue
 		}
 		ref := certstore.SecretRef{Namespace: ing.Namespace, Name: t.Secret}
-		p.idle[ref] = struct{}{}
-		p.plan.left = append(p.plan.left, entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref), left: true, refused: why, reason: reason,
-			wanted: acme.Wanted{Owner: ing.Namespace, Names: slices.Sorted(slices.Values(t.Hosts))}})
+		e := entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref), left: true, refused: why, reason: reason,
+			wanted: acme.Wanted{Owner: ing.Namespace, Names: slices.Sorted(slices.Values(t.Hosts))}}
+		p.idle[ref] = append(p.idle[ref], e)
+		p.plan.left = append(p.plan.left, e)
 	}
 }
 
@@ -332,7 +333,23 @@ func (p *planner) refusal(e *entry) (diag.Problem, bool) {
 		return diag.Problem{Reason: ReasonShared, Message: fmt.Sprintf("Secret %s is asked for by another entry with other hosts, which comes first by age and name; it gets that one's certificate", e.secret),
 			Remedy: "Name another Secret, or list the same hosts"}, true
 	}
+	if other, ok := p.user(e); ok {
+		e.served = false
+		return diag.Problem{Reason: ReasonShared, Message: fmt.Sprintf("Secret %s is named by Ingress %s for other hosts, which comes first by age and name and asks for no certificate; it is left to that one", e.secret, other.origin.Name()),
+			Remedy: "Name another Secret, or list the same hosts"}, true
+	}
 	return p.permission(e), true
+}
+
+// user returns the entry that has an entry's Secret for other hosts, comes before it
+// and asks for nothing: what it has there stays.
+func (p *planner) user(e *entry) (entry, bool) {
+	for _, other := range p.idle[e.secret] {
+		if other.origin.Compare(e.origin) < 0 && !within(other.wanted.Names, e.wanted.Names) {
+			return other, true
+		}
+	}
+	return entry{}, false
 }
 
 // first says why a host belongs to one and not to the other.

@@ -65,7 +65,7 @@ func (c *Controller) Managed() []Managed {
 	}
 	others := sync.OnceValue(c.byName)
 	for _, e := range c.plan.left {
-		m := Managed{Ingress: e.origin.Name(), Field: e.field, Secret: e.secret, Names: e.wanted.Names, Refused: e.refused, Reason: e.reason, NotManaged: e.reason == ""}
+		m := Managed{Ingress: e.origin.Name(), Field: e.field, Secret: e.secret, Names: e.wanted.Names, Refused: e.refused, Reason: e.reason, NotManaged: true}
 		leaf := e.state.leaf()
 		if cert := c.remains(e, others, now); cert != nil {
 			m.Refused, m.Reason, m.NotManaged, leaf = remaining(e, cert), "", true, cert.Leaf

@@ -43,6 +43,7 @@ func TestRefusedValues(t *testing.T) {
 		"resources: {limits: {memory: '1e9'}}":                                  "resources.limits.memory=",
 		"goMemLimit: 513MiB":                                                    "above resources.limits.memory=512Mi",
 		"{watch: {namespaces: [a]}, secrets: {scope: listed, namespaces: [b]}}": "b is not one of watch.namespaces",
+		"acme: {issuers: [{name: own, ca: true}]}":                              "acme.enabled is false",
 		"acme: {enabled: true}":                                                 "acme.issuers is empty",
 		"acme: {enabled: true, issuers: [{name: own, ca: true}, {name: own, ca: true}]}":                                                                         "own is there twice",
 		"acme: {enabled: true, namespace: default, issuers: [{name: own, ca: true}]}":                                                                            "acme.namespace: default is the release's own namespace",

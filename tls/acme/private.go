@@ -18,6 +18,9 @@ const others fs.FileMode = 0o077
 // that others may read; everything else in the folder is for its owner only.
 const rootsFolder = "ca"
 
+// ErrExposed is returned by NewFiles where others than the owner may read keys.
+var ErrExposed = errors.New("others may read keys")
+
 // makePrivate takes the permissions of others from a folder that has nothing but
 // what a Files keeps, and returns an error if they may read a key in it: what
 // they have read already no new permission takes back.
@@ -47,7 +50,7 @@ func makePrivate(dir string) error {
 		if err != nil || info.Mode()&others == 0 {
 			return nil
 		}
-		return fmt.Errorf("%s has mode %v, so that others than its owner have access, and keys lie here: chmod -R go= %s, and make the keys anew if somebody may have read them", name, info.Mode(), dir)
+		return fmt.Errorf("%w: %s has mode %v, and keys lie here: chmod -R go= %s, and make the keys anew if somebody may have read them", ErrExposed, name, info.Mode(), dir)
 	})
 }
 

@@ -31,6 +31,9 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.acme.issuers (not .Values.acme.enabled) -}}
+{{- $faults = append $faults "acme.issuers: acme.enabled is false, so nobody issues; set it, or leave the issuers out" -}}
+{{- end -}}
 {{- if .Values.acme.enabled -}}
 {{- $faults = concat $faults (include "portico.acmeFaults" . | fromJsonArray) -}}
 {{- end -}}

@@ -75,8 +75,9 @@ type Source struct {
 	report *reporter
 	loaded stamp
 	// good is what was handed over last; nil before the first time.
-	good  *loadedSet
-	clean bool // a load was without fault
+	good     *loadedSet
+	clean    bool      // a load was without fault
+	reported time.Time // when problems were last looked for
 	// awaited are the problems that are certificates yet to come, since when.
 	awaited map[diag.Problem]time.Time
 	// credentials are what Registry has.
@@ -145,6 +146,10 @@ func (s *Source) Start(ctx context.Context) error {
 		case err := <-w.errors():
 			s.opts.Log.V(1).Info("notifications from the file system were lost", "reason", err.Error())
 		case <-poll.C:
+			if time.Since(s.reported) >= lookAgain*s.opts.Poll { // that a certificate ends is no event
+				s.reported = time.Now()
+				settled.Reset(settleTime)
+			}
 		}
 		if look(s.opts.Paths) != s.loaded && settle(ctx, s.opts.Paths) {
 			s.load(w)
@@ -293,9 +298,14 @@ func (s *Source) setCredentials(world *translate.World) {
 // from a CA of our own takes a moment.
 const forbearance = 5 * time.Second
 
+// lookAgain is after how many looks at the files problems are looked for although
+// nothing changed.
+const lookAgain = 20
+
 // reportProblems tells the user what is wrong. It reports true where something is
 // left out that should be looked at again.
 func (s *Source) reportProblems() (again bool) {
+	s.reported = time.Now()
 	if s.good == nil || s.opts.Publisher.Snapshot() == nil {
 		return false
 	}

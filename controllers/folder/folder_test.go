@@ -18,6 +18,7 @@ import (
 	"github.com/portico-ingress/portico/router/publish"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/test/testcert"
 	"github.com/portico-ingress/portico/tls/certstore"
 )
 
@@ -348,4 +349,17 @@ func TestMissingPath(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "/nowhere") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestEndsMeanwhile: that a certificate has ended is told when it has, although no
+// file changes then.
+func TestEndsMeanwhile(t *testing.T) {
+	now := time.Now()
+	chain, key := testcert.New(t).LeafOf(testcert.ECDSA, now.Add(-time.Hour), now.Add(2*time.Second), "shop.example.com")
+	f := newFixture(t, map[string]string{
+		"shop.yaml": ingress("shop", "shop.example.com", "web"), "web.yaml": service("web", 9001),
+		"tls.yaml": fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: shop-tls}\ntype: kubernetes.io/tls\nstringData: {tls.crt: %q, tls.key: %q}\n", chain, key),
+	})
+	f.served("shop.example.com", "127.0.0.1:9001")
+	f.report.wait(t, "expired at ")
 }

@@ -212,9 +212,12 @@ func (in *IssuerConfig) check() error {
 	case !in.CA && in.Directory == "":
 		fail("directory is missing: the URL of an ACME server, or ca: true for a CA of our own")
 	}
-	for key, u := range map[string]string{"directory": in.Directory, "staging": in.Staging} {
-		if u != "" && !isDirectory(u) {
-			fail("%s %q is not an https URL; http is for servers on this machine only", key, u)
+	for _, d := range []struct{ key, url string }{{"directory", in.Directory}, {"staging", in.Staging}} {
+		switch parsed, err := url.Parse(d.url); {
+		case err == nil && parsed.User != nil: // it would be in logs and Events
+			fail("%s %s has a name or a password in it; ACME has no use for them", d.key, parsed.Redacted())
+		case d.url != "" && !isDirectory(d.url):
+			fail("%s %q is not an https URL; http is for servers on this machine only", d.key, d.url)
 		}
 	}
 	if _, err := mail.ParseAddress(in.Email); in.Email != "" && err != nil {

@@ -107,6 +107,7 @@ func TestBadConfig(t *testing.T) {
 		"issuers: [{name: a, ca: true, keyType: p224}]":                                               "p256, p384, rsa2048, rsa4096",
 		"issuers: [{name: a, directory: 'https://x/', challenges: [http-02]}]":                        "http-01, tls-alpn-01 or dns-01",
 		"issuers: [{name: a, directory: 'https://x/', challenges: [dns-01]}]":                         "needs dns",
+		"issuers: [{name: a, directory: 'https://u:secret@x/'}]":                                      "directory https://u:xxxxx@x/ has a name or a password",
 		"issuers: [{name: a, ca: true, lifetime: -1s}]":                                               "lifetime -1s is not between 5m0s and 4320h0m0s",
 		"issuers: [{name: a, ca: true, lifetime: 1s}]":                                                "lifetime 1s is not between",
 		"issuers: [{name: a, ca: true, lifetime: 9000h}]":                                             "lifetime 9000h0m0s is not between",

@@ -37,14 +37,17 @@ func (c *Controller) release(ref certstore.SecretRef) news {
 	n := news{
 		done: acme.Step{Reason: stepReleased, Message: fmt.Sprintf("Secret %s stays as it is, without our label %s: Portico is not asked to renew it any more", ref, ManagedLabel)},
 		failed: acme.Step{Reason: stepReleased, Failed: true, Message: fmt.Sprintf(
-			"Portico is not asked to renew Secret %s any more, and may not take its label away: kubectl label secret %s -n %s %s-", ref, ref.Name, ref.Namespace, ManagedLabel)},
+			"Portico is not asked to renew Secret %s any more, and may not take its label away: %s", ref, unlabel(ref))},
 	}
-	for _, e := range c.plan.left {
-		if e.secret == ref {
-			n.to = append(n.to, e.origin.Ref)
-		}
+	for _, e := range c.plan.idle[ref] {
+		n.to = append(n.to, e.origin.Ref)
 	}
 	return n
+}
+
+// unlabel is the command that takes our label away.
+func unlabel(ref certstore.SecretRef) string {
+	return fmt.Sprintf("kubectl label secret %s -n %s %s-", ref.Name, ref.Namespace, ManagedLabel)
 }
 
 // keepsLabel reports the Secrets whose label nobody takes away, since none is
@@ -55,12 +58,10 @@ func (c *Controller) keepsLabel(p *plan) []diag.Problem {
 	}
 	var out []diag.Problem
 	for _, ref := range p.released {
-		for _, e := range p.left {
-			if e.secret == ref {
-				out = append(out, diag.Problem{Object: e.origin.Ref, Generation: e.origin.Generation, Field: e.field, Reason: ReasonNotWritten,
-					Message: fmt.Sprintf("Secret %s keeps the label %s, although Portico is not asked to renew it any more: %s", ref, ManagedLabel, c.opts.Unwritten),
-					Remedy:  fmt.Sprintf("kubectl label secret %s -n %s %s-", ref.Name, ref.Namespace, ManagedLabel)})
-			}
+		for _, e := range p.idle[ref] {
+			out = append(out, diag.Problem{Object: e.origin.Ref, Generation: e.origin.Generation, Field: e.field, Reason: ReasonNotWritten,
+				Message: fmt.Sprintf("Secret %s keeps the label %s, although Portico is not asked to renew it any more: %s", ref, ManagedLabel, c.opts.Unwritten),
+				Remedy:  unlabel(ref)})
 		}
 	}
 	return out

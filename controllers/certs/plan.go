@@ -120,6 +120,8 @@ type plan struct {
 	entries  []entry
 	left     []entry               // of Ingresses that get none from us, or not any more, for Secrets that nobody asks for
 	released []certstore.SecretRef // that have our label although nobody asks any more
+	// idle are the entries that name a Secret and ask for nothing.
+	idle     map[certstore.SecretRef][]entry
 	problems []diag.Problem
 }
 
@@ -140,13 +142,12 @@ type planner struct {
 	plan plan
 	// taken has the certificate of each Secret that an older Ingress asks for.
 	taken map[certstore.SecretRef]string
-	idle  map[certstore.SecretRef][]entry // of Ingresses that do not ask
-	rest  []*networkingv1.Ingress         // that do not ask
+	rest  []*networkingv1.Ingress // that do not ask
 }
 
 // makePlan is pure: the same world gives the same plan in every replica.
 func makePlan(w world) *plan {
-	p := &planner{world: w, plan: plan{made: w.now}, taken: make(map[certstore.SecretRef]string), idle: make(map[certstore.SecretRef][]entry)}
+	p := &planner{world: w, plan: plan{made: w.now, idle: make(map[certstore.SecretRef][]entry)}, taken: make(map[certstore.SecretRef]string)}
 	var asking []*networkingv1.Ingress
 	for _, ing := range w.ingresses {
 		if translate.CertificateWish(ing.Annotations).By != "" {
@@ -159,7 +160,7 @@ func makePlan(w world) *plan {
 		p.ingress(ing)
 	}
 	p.unasked()
-	for ref := range p.idle {
+	for ref := range p.plan.idle {
 		if _, ok := p.taken[ref]; ok {
 			continue
 		}
@@ -243,7 +244,7 @@ func (p *planner) leave(ing *networkingv1.Ingress, why string) {
 		ref := certstore.SecretRef{Namespace: ing.Namespace, Name: t.Secret}
 		e := entry{origin: translated.Origin, field: t.Field, secret: ref, state: p.secrets(ref), left: true, refused: why, reason: reason,
 			wanted: acme.Wanted{Owner: ing.Namespace, Names: slices.Sorted(slices.Values(t.Hosts))}}
-		p.idle[ref] = append(p.idle[ref], e)
+		p.plan.idle[ref] = append(p.plan.idle[ref], e)
 		p.plan.left = append(p.plan.left, e)
 	}
 }
@@ -344,7 +345,7 @@ func (p *planner) refusal(e *entry) (diag.Problem, bool) {
 // user returns the entry that has an entry's Secret for other hosts, comes before it
 // and asks for nothing: what it has there stays.
 func (p *planner) user(e *entry) (entry, bool) {
-	for _, other := range p.idle[e.secret] {
+	for _, other := range p.plan.idle[e.secret] {
 		if other.origin.Compare(e.origin) < 0 && !within(other.wanted.Names, e.wanted.Names) {
 			return other, true
 		}

@@ -51,8 +51,8 @@ func (b *replay) Read(p []byte) (n int, err error) {
 
 // keep has the body kept, for a request that may be sent again. Of others nothing
 // is ever sent twice.
-func (r *Request) keep(protocol bool) {
-	if r.Body != nil && (protocol || idempotent(r.Method)) {
+func (r *Request) keep(http2 bool) {
+	if r.Body != nil && (http2 || idempotent(r.Method)) {
 		r.Body = &replay{Body: r.Body}
 	}
 }

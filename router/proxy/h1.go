@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
 	"github.com/portico-ingress/portico/router/wire/h2"
@@ -26,11 +27,11 @@ const (
 // while a request is under way, the request body and after that the watcher own
 // the read buffer.
 type h1Conn struct {
-	e      *Engine
-	nc     net.Conn
-	info   *view.Conn
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	e    *Engine
+	nc   net.Conn
+	info *view.Conn
+	ctx  context.Context   // of the server
+	life upstream.Lifetime // of the requests
 
 	buf  []byte
 	r, w int // buf[r:w] is read but not consumed
@@ -47,16 +48,20 @@ type h1Conn struct {
 }
 
 func (e *Engine) serveH1(ctx context.Context, nc net.Conn, info *view.Conn) {
-	c := &h1Conn{e: e, nc: nc, info: info, buf: make([]byte, h1Buffer), since: time.Now()}
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	defer c.cancel(nil)
-	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	c := &h1Conn{e: e, nc: nc, info: info, ctx: ctx, buf: make([]byte, h1Buffer), since: time.Now()}
+	defer context.AfterFunc(ctx, c.cut)()
 	c.body.c, c.resp.c, c.watch.c = c, c, c
 	e.track(c)
 	defer e.untrack(c)
 	for c.next() {
 		c.served++
 	}
+}
+
+// cut ends the connection, whatever is under way on it.
+func (c *h1Conn) cut() {
+	c.life.End(context.Cause(c.ctx))
+	c.nc.Close()
 }
 
 // next serves one request and reports whether another one may follow.
@@ -69,7 +74,7 @@ func (c *h1Conn) next() bool {
 		c.e.serveH2(c.ctx, c.nc, c.info, c.buf[c.r:c.w]) // prior knowledge, RFC 9113 §3.3
 		return false
 	}
-	c.x = exchange{ctx: c.ctx, front: c, rec: view.Record{Start: start}}
+	c.x = exchange{ctx: &c.life, front: c, rec: view.Record{Start: start}}
 	c.resp.reset()
 	if err == nil {
 		err = wire.ParseRequest(c.buf[c.r:c.r+n], &c.e.opts.Limits, &c.head)

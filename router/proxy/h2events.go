@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"time"
 
 	"github.com/portico-ingress/portico/router/view"
@@ -20,7 +19,7 @@ func (c *h2Conn) Head(st *h2.Stream, h *h2.Head, end bool) {
 	s := &h2Stream{c: c, st: st, in: h, ended: end, readable: newBell(), writable: newBell()}
 	st.Owner = s
 	s.x.front, s.x.rec = s, view.Record{Start: time.Now()}
-	s.x.ctx, s.cancel = context.WithCancelCause(c.ctx)
+	s.x.ctx = &s.life
 	s.pace.begin(&c.e.opts.Timeouts)
 	c.running++
 	c.work.Go(s.serve)
@@ -51,7 +50,7 @@ func (c *h2Conn) Closed(st *h2.Stream, err *h2.StreamError) {
 		return // refused above
 	}
 	s.err = err
-	s.cancel(errClientGone)
+	s.life.End(errClientGone)
 	s.readable.ring()
 	s.writable.ring()
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire/h2"
 )
@@ -17,10 +18,10 @@ const h2Hold = 4 << 10
 
 // h2Stream is one HTTP/2 stream as a front.
 type h2Stream struct {
-	c        *h2Conn                 // const
-	st       *h2.Stream              // const
-	in       *h2.Head                // const
-	cancel   context.CancelCauseFunc // const
+	c        *h2Conn    // const
+	st       *h2.Stream // const
+	in       *h2.Head   // const
+	life     upstream.Lifetime
 	readable bell
 	writable bell
 
@@ -138,7 +139,7 @@ func (s *h2Stream) expectation() *fault {
 // is not waited for.
 func (s *h2Stream) finish() {
 	c := s.c
-	s.cancel(nil)
+	s.life.End(context.Canceled)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.discard()

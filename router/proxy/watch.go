@@ -59,7 +59,7 @@ func (w *watch) read() {
 	n, err := c.nc.Read(c.buf[c.w:])
 	c.w += n
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		c.cancel(errClientGone)
+		c.life.End(errClientGone)
 	}
 	close(done)
 }

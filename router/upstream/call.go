@@ -25,7 +25,7 @@ type call struct {
 	writable bell
 
 	// owned by the request's goroutine
-	stop   func() bool
+	link   link          // to ctx
 	upload *streamUpload // nil without a request body
 	// clientErr is what passing a 1xx on to the client failed with.
 	clientErr error
@@ -98,7 +98,7 @@ func (r *Request) streamHead(scheme string) *h2.Head {
 
 // exchange starts the body and waits for the response's head.
 func (c *call) exchange() (*Response, *Error) {
-	c.stop = context.AfterFunc(c.ctx, c.cancel)
+	c.link = tie(c.ctx, c)
 	c.req.rewind()
 	if c.req.Length != 0 {
 		c.upload = newStreamUpload(c)
@@ -112,8 +112,8 @@ func (c *call) exchange() (*Response, *Error) {
 	return &c.Response, nil
 }
 
-// cancel ends the stream when the request's context ends.
-func (c *call) cancel() {
+// interrupt ends the stream when the request's context ends.
+func (c *call) interrupt() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.reset(h2.Cancel)
@@ -189,7 +189,7 @@ func responseHead(h *h2.Head, method string) *wire.ResponseHead {
 // fail gives the request up and says why.
 func (c *call) fail(err error) *Error {
 	e := &Error{Kind: Broken, Endpoint: c.Endpoint, Err: err}
-	canceled := !c.stop()
+	canceled := !c.link.undo()
 	c.s.mu.Lock()
 	refused := !c.answered && c.err != nil && c.err.Remote && c.err.Code == h2.RefusedStream
 	lost := c.s.lost != nil && !c.answered
@@ -273,7 +273,7 @@ func (c *call) Close() {
 		return
 	}
 	c.finished = true
-	c.stop()
+	c.link.undo()
 	s := c.s
 	s.mu.Lock()
 	c.over = true

@@ -39,6 +39,9 @@ type conn struct {
 	// too, they are not known: zero.
 	readUntil, writeUntil time.Time
 
+	x   h1Exchange // of the request that owns it
+	ask ask
+
 	pooled *[bufferSize]byte
 	buf    []byte // pooled, or larger for a large head
 	r, w   int    // buf[r:w] is read but not consumed
@@ -52,6 +55,7 @@ func newConn(l *lane, nc net.Conn, remote netip.AddrPort) *conn {
 	if sc, ok := c.tcp.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
 	}
+	c.ask.step = c.askStep
 	return c
 }
 
@@ -59,23 +63,33 @@ func newConn(l *lane, nc net.Conn, remote netip.AddrPort) *conn {
 // one could wait for a backend that takes nothing.
 func (c *conn) close() { c.tcp.Close() }
 
+// interrupt ends the request under way.
+func (c *conn) interrupt() { c.close() }
+
 // registry is where the options are.
 func (c *conn) registry() *Registry { return c.lane.addr.reg }
 
 // fresh reports whether an unused connection may carry another request: still
 // open, with nothing to read. Bytes that nobody asked for would be taken as the
-// answer to the next request (response-queue poisoning).
-func (c *conn) fresh(ctx context.Context) bool {
-	if c.raw == nil || c.lane.addr.key.host != "" && !c.current(ctx) || !c.quietInside() {
+// answer to the next request (response-queue poisoning). Where ask looks for them
+// it is not done here.
+func (c *conn) fresh(ctx context.Context, req *Request) bool {
+	switch {
+	case c.raw == nil || c.lane.addr.key.host != "" && !c.current(ctx) || !c.quietInside():
 		return false
+	case c.asks(req):
+		return true
 	}
 	quiet := false
-	err := c.raw.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		quiet = err == unix.EAGAIN
-	})
+	err := c.raw.Control(func(fd uintptr) { quiet = silent(int(fd)) })
 	return err == nil && quiet
+}
+
+// silent reports whether a socket is open and has nothing to read.
+func silent(fd int) bool {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+	n, err := unix.Poll(p[:], 0)
+	return n == 0 && err == nil
 }
 
 // limitRead has reads fail when nothing has come for that long.
@@ -138,6 +152,9 @@ func (c *conn) giveBack() {
 
 // fill reads once into the free end of the buffer, making room if need be.
 func (c *conn) fill() error {
+	if err := c.ask.readErr; err != nil {
+		return err
+	}
 	if c.r == c.w {
 		c.r, c.w = 0, 0
 	}

@@ -97,10 +97,10 @@ func (l *lane) retire() {
 
 // take returns an unused connection that is still good, the most recently used
 // first, or nil.
-func (l *lane) take(ctx context.Context) *conn {
+func (l *lane) take(ctx context.Context, req *Request) *conn {
 	for {
 		c := l.pop()
-		if c == nil || c.fresh(ctx) {
+		if c == nil || c.fresh(ctx, req) {
 			return c
 		}
 		c.close()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"time"
 
 	"github.com/portico-ingress/portico/router/policy"
 	"github.com/portico-ingress/portico/router/view"
@@ -174,9 +173,12 @@ func (p *Pool) roundTrip(ctx context.Context, l *lane, req *Request) (resp *Resp
 	if l.way.protocol.HTTP2() {
 		return p.streamTrip(ctx, l, req)
 	}
-	if c := l.take(ctx); c != nil {
+	for c := l.take(ctx, req); c != nil; c = l.take(ctx, req) {
 		if resp, err = c.exchange(ctx, req); err == nil || !err.replay {
 			return resp, err
+		}
+		if !errors.Is(err, errStale) {
+			break
 		}
 	}
 	c, err := l.connect(ctx)
@@ -207,15 +209,11 @@ func (p *Pool) streamTrip(ctx context.Context, l *lane, req *Request) (*Response
 func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 	c.lend()
 	req.rewind()
-	x := &h1Exchange{conn: c, req: req, ctx: ctx}
+	x := &c.x
+	*x = h1Exchange{conn: c, req: req, ctx: ctx}
 	x.Response = Response{Endpoint: c.lane.addr.name, exchange: x}
-	x.stop = context.AfterFunc(ctx, c.close)
-	timeouts := &c.registry().opts.Timeouts
-	now := time.Now()
-	c.limitWrite(now, timeouts.Stall)
-	c.limitRead(now, timeouts.Head)
-	head := req.appendHead(c.buf[:0]) // free until the response comes
-	n, err := c.nc.Write(head)
+	x.link = tie(ctx, c)
+	n, err := c.send(req)
 	if err != nil {
 		e := x.fail(err)
 		e.replay = n == 0 && e.Kind == Broken

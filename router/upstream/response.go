@@ -42,7 +42,7 @@ type exchange interface {
 	// Sent reports whether the whole request body has been taken from the
 	// client.
 	Sent() bool
-	// Close ends the exchange. The connection is kept for another request
+	// Close ends the exchange; it is called once, and nothing after it. The connection is kept for another request
 	// only if this one ended cleanly on both sides: request sent, response
 	// read to its end, nothing left over. What is left of the request body is
 	// not read; reading it has ended when Close returns.
@@ -59,9 +59,9 @@ type h1Exchange struct {
 	conn     *conn
 	req      *Request
 	ctx      context.Context
-	stop     func() bool // ends the watch on ctx
-	upload   *upload     // nil without a request body
-	informed bool        // a 1xx has been seen
+	link     link    // to ctx
+	upload   *upload // nil without a request body
+	informed bool    // a 1xx has been seen
 	// clientErr is what passing a 1xx on to the client failed with.
 	clientErr error
 
@@ -134,7 +134,7 @@ func (r *h1Exchange) switching() error {
 // fail gives the request up and says why.
 func (r *h1Exchange) fail(err error) *Error {
 	e := &Error{Kind: Broken, Endpoint: r.Endpoint, Err: err}
-	canceled := !r.stop()
+	canceled := !r.link.undo()
 	r.conn.close()
 	bodyFailed := r.upload != nil && !r.upload.finish(false) && r.upload.bodyErr != nil && !r.upload.cutOff
 	switch {
@@ -284,7 +284,7 @@ func (r *h1Exchange) Close() {
 	}
 	r.closed = true
 	c := r.conn
-	alive := r.stop()
+	alive := r.link.undo()
 	if r.upload != nil {
 		alive = r.upload.finish(true) && alive
 	}
@@ -304,7 +304,7 @@ func (r *h1Exchange) Close() {
 // Hijack implements exchange.
 func (r *h1Exchange) Hijack() net.Conn {
 	c := r.conn
-	r.stop()
+	r.link.undo()
 	if !r.closed {
 		r.closed = true
 		c.lane.addr.leave()

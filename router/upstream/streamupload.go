@@ -29,7 +29,7 @@ func (u *streamUpload) run() {
 	defer close(u.done)
 	defer func() {
 		if u.panicked = recover(); u.panicked != nil {
-			u.c.cancel()
+			u.c.interrupt()
 		}
 	}()
 	p := buffers.Get().(*[bufferSize]byte)

@@ -9,10 +9,15 @@ import (
 // to use. Methods compare names without case.
 type Fields []Field
 
+// is compares the name. Names are tokens, so those that match are of one length.
+func (f *Field) is(name string) bool {
+	return len(f.Name) == len(name) && strings.EqualFold(f.Name, name)
+}
+
 // Get returns the first value of name, or "".
 func (fs Fields) Get(name string) string {
 	for i := range fs {
-		if strings.EqualFold(fs[i].Name, name) {
+		if fs[i].is(name) {
 			return fs[i].Value
 		}
 	}
@@ -22,7 +27,7 @@ func (fs Fields) Get(name string) string {
 // Has reports whether a field of that name is present.
 func (fs Fields) Has(name string) bool {
 	for i := range fs {
-		if strings.EqualFold(fs[i].Name, name) {
+		if fs[i].is(name) {
 			return true
 		}
 	}
@@ -33,7 +38,7 @@ func (fs Fields) Has(name string) bool {
 func (fs Fields) Values(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for i := range fs {
-			if strings.EqualFold(fs[i].Name, name) && !yield(fs[i].Value) {
+			if fs[i].is(name) && !yield(fs[i].Value) {
 				return
 			}
 		}
@@ -66,7 +71,7 @@ func (fs Fields) HasToken(name, token string) bool {
 
 // Del removes every field of that name, in place.
 func (fs Fields) Del(name string) Fields {
-	return fs.DelFunc(func(f Field) bool { return strings.EqualFold(f.Name, name) })
+	return fs.DelFunc(func(f Field) bool { return f.is(name) })
 }
 
 // DelFunc removes every field for which del is true, in place.

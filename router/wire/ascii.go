@@ -46,6 +46,22 @@ func all(s string, bit uint8) bool {
 	return true
 }
 
+// allValue is all(s, isValue), eight bytes at a time.
+func allValue(s string) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; len(s) >= 8; s = s[8:] {
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		del := w ^ ones*0x7f // a byte of DEL is zero here
+		// A byte below 0x20, or one that is DEL, sets its top bit; so may one
+		// behind it, which the table clears up.
+		if ((w-ones*0x20)&^w|(del-ones)&^del)&tops != 0 && !all(s[:8], isValue) {
+			return false
+		}
+	}
+	return all(s, isValue)
+}
+
 // ValidName reports whether s is a token, and so may be a field name or a
 // method.
 func ValidName(s string) bool { return s != "" && all(s, isToken) }
@@ -53,7 +69,7 @@ func ValidName(s string) bool { return s != "" && all(s, isToken) }
 // ValidValue reports whether s may be a field value: no control characters but
 // HTAB, and no blank at either end.
 func ValidValue(s string) bool {
-	return all(s, isValue) && s == trimBlanks(s)
+	return allValue(s) && s == trimBlanks(s)
 }
 
 // ValidTarget reports whether s may stand in a request line as the target.

@@ -64,11 +64,17 @@ func (s *HeadScanner) tooLong(n int, l *Limits) error {
 	return nil
 }
 
-// cutLine splits s at its first CRLF. A CR that is not part of one stays in
+// cutLine splits s at its first CRLF. A CR or LF that is not part of one stays in
 // the line, where no character class accepts it.
 func cutLine(s string) (line, rest string) {
-	line, rest, _ = strings.Cut(s, "\r\n")
-	return line, rest
+	i := strings.IndexByte(s, '\n')
+	switch {
+	case i < 0:
+		return s, ""
+	case i > 0 && s[i-1] == '\r':
+		return s[:i-1], s[i+1:]
+	}
+	return s[:i+1], s[i+1:]
 }
 
 // eachField parses field lines up to the empty one and hands each to add.
@@ -96,18 +102,22 @@ func parseField(line string) (name, value string, err error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return "", "", bad("obs_fold", "a field line starts with a blank (obsolete folding)")
 	}
-	name, value, ok := strings.Cut(line, ":")
-	if !ok {
-		return "", "", bad("field_syntax", "a field line has no colon")
+	n := 0
+	for n < len(line) && class[line[n]]&isToken != 0 {
+		n++
 	}
-	if !ValidName(name) {
+	switch {
+	case n > 0 && n < len(line) && line[n] == ':':
+	case strings.IndexByte(line, ':') < 0:
+		return "", "", bad("field_syntax", "a field line has no colon")
+	default:
 		return "", "", bad("field_name", "a field name is empty or holds a character that is not allowed")
 	}
-	value = trimBlanks(value)
-	if !all(value, isValue) {
+	value = trimBlanks(line[n+1:])
+	if !allValue(value) {
 		return "", "", bad("field_value", "a field value holds a control character")
 	}
-	return name, value, nil
+	return line[:n], value, nil
 }
 
 // framing gathers what a head says about its body.
@@ -121,9 +131,9 @@ type framing struct {
 // take reports whether the field is about framing, and notes it.
 func (f *framing) take(name, value string) (bool, error) {
 	switch {
-	case strings.EqualFold(name, "Content-Length"):
+	case is(name, "Content-Length"):
 		return true, f.takeLength(value)
-	case strings.EqualFold(name, "Transfer-Encoding"):
+	case is(name, "Transfer-Encoding"):
 		f.codings++
 		f.coding = value
 		return true, nil
@@ -131,9 +141,16 @@ func (f *framing) take(name, value string) (bool, error) {
 	return false, nil
 }
 
+// is compares a field name, which is a token, without case.
+func is(name, known string) bool { return len(name) == len(known) && strings.EqualFold(name, known) }
+
 // takeLength accepts repeated lengths only if all are the same digits
 // (RFC 9110 §8.6).
 func (f *framing) takeLength(value string) error {
+	if n, ok := ParseLength(value); ok && f.lengths == 0 {
+		f.lengths, f.length = 1, n
+		return nil
+	}
 	for part := range strings.SplitSeq(value, ",") {
 		n, ok := ParseLength(trimBlanks(part))
 		if !ok {

@@ -56,10 +56,10 @@ func ParseRequest(head []byte, l *Limits, h *RequestHead) error {
 			return err
 		}
 		switch {
-		case strings.EqualFold(name, "Host"):
+		case is(name, "Host"):
 			hosts++
 			host = value
-		case strings.EqualFold(name, "Expect"):
+		case is(name, "Expect"):
 			return h.expect(value)
 		default:
 			h.Fields = append(h.Fields, view.Field{Name: name, Value: value})

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/portico-ingress/portico/router/view"
@@ -28,12 +29,15 @@ func (e *Engine) identify(x *exchange) {
 // go, so that nothing a client sends can strip or double them.
 func (e *Engine) introduce(x *exchange) view.Fields {
 	r, fs := &x.req, x.req.Fields
-	peer := r.Conn.Peer.Addr().Unmap().String()
+	client := x.peer
+	if r.Client != r.Conn.Peer.Addr().Unmap() {
+		client = r.Client.String()
+	}
 	host, port := r.Authority, portOf(r)
-	xff := peer
+	xff := x.peer
 	if x.trusted {
 		if before := joined(fs, "X-Forwarded-For"); before != "" {
-			xff = before + ", " + peer
+			xff = before + ", " + x.peer
 		}
 		host = or(first(fs, "X-Forwarded-Host"), host)
 		port = or(first(fs, "X-Forwarded-Port"), port)
@@ -50,13 +54,13 @@ func (e *Engine) introduce(x *exchange) view.Fields {
 	if x.length >= 0 {
 		fs = fs.Del("Trailer")
 	}
-	r.Fields = fs
-	return append(fs,
+	r.Fields = slices.Grow(fs, 6)
+	return append(r.Fields,
 		view.Field{Name: "X-Forwarded-For", Value: xff},
 		view.Field{Name: "X-Forwarded-Proto", Value: r.Scheme},
 		view.Field{Name: "X-Forwarded-Host", Value: host},
 		view.Field{Name: "X-Forwarded-Port", Value: port},
-		view.Field{Name: "X-Real-IP", Value: r.Client.String()},
+		view.Field{Name: "X-Real-IP", Value: client},
 		view.Field{Name: "X-Request-ID", Value: r.ID},
 	)
 }

@@ -49,6 +49,8 @@ type responseHead struct {
 	// NoBody tells that no body follows, whatever Length says.
 	NoBody  bool
 	Upgrade string // protocol of a 101
+	// At is the time, if it is known; zero: it is not.
+	At time.Time
 }
 
 // exchange is one request on its way through the engine. The front fills the
@@ -68,7 +70,10 @@ type exchange struct {
 	trusted  bool // the peer is a trusted proxy
 	out      upstream.Request
 	rec      view.Record
-	begun    bool // the final response has begun
+	head     responseHead // of a backend's response
+	peer     string       // address of the peer
+	ended    time.Time    // when the response was sent
+	begun    bool         // the final response has begun
 
 	writeStall time.Duration // Timeouts.WriteStall
 }
@@ -131,7 +136,8 @@ func (e *Engine) recovered(x *exchange, v any) {
 
 func (e *Engine) report(x *exchange) {
 	x.rec.Request = &x.req
-	x.rec.Duration = time.Since(x.rec.Start)
+	x.ended = time.Now()
+	x.rec.Duration = x.ended.Sub(x.rec.Start)
 	e.opts.Observer.Observe(&x.rec)
 }
 
@@ -176,6 +182,11 @@ func (x *exchange) offers() {
 		x.upgrade = protocol
 		return
 	}
+}
+
+// Inform implements upstream.Informer.
+func (x *exchange) Inform(status int, fields view.Fields) error {
+	return x.front.Inform(status, cleanResponse(fields, false))
 }
 
 // challenge answers for the certificate authority.

@@ -29,23 +29,22 @@ func (e *Engine) forward(x *exchange, route *router.Route, pool *upstream.Pool) 
 		Upgrade:  x.upgrade,
 		Trailers: x.trailers,
 		Continue: x.expects,
-		Informational: func(status int, fields view.Fields) error {
-			return x.front.Inform(status, cleanResponse(fields, false))
-		},
+		Client:   x,
+		Start:    time.Now(),
 	}
 	if x.length != 0 {
 		x.out.Body = &countedBody{Body: x.front, n: &x.rec.BytesIn}
 	}
 	x.writeStall = e.opts.Timeouts.WriteStall
-	start := time.Now()
 	resp, err := pool.Do(x.ctx, &x.out)
-	x.rec.Upstream = time.Since(start)
 	if err != nil {
+		x.rec.Upstream = time.Since(x.out.Start)
 		e.opts.Log.V(1).Info("no response from the backend", "id", x.req.ID, "pool", pool.Key().String(), "error", err.Error())
 		x.failed(err)
 		return
 	}
 	defer resp.Close()
+	x.rec.Upstream = resp.At.Sub(x.out.Start)
 	x.rec.Endpoint, x.rec.Attempts = resp.Endpoint, resp.Attempts
 	if resp.Head.Status == 101 {
 		if x.key != "" && resp.Head.Fields.Get("Sec-WebSocket-Accept") != acceptWebSocket(x.key) {
@@ -79,13 +78,15 @@ func (b *countedBody) Read(p []byte) (int, error) {
 // flushed before the next one waits.
 func (x *exchange) relay(resp *upstream.Response) {
 	h := resp.Head
-	err := x.begin(&responseHead{
+	x.head = responseHead{
 		Status: h.Status,
 		Reason: h.Reason,
 		Fields: cleanResponse(h.Fields, h.Framing == wire.Chunked),
 		Length: h.Length,
 		NoBody: h.Framing == wire.NoBody,
-	})
+		At:     resp.At,
+	}
+	err := x.begin(&x.head)
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
 	for err == nil {

@@ -40,6 +40,8 @@ type h1Conn struct {
 	body h1Body
 	resp h1Response
 	watch
+	reads  readLimit
+	peer   string
 	since  time.Time // when the connection came
 	served int
 
@@ -50,7 +52,8 @@ type h1Conn struct {
 func (e *Engine) serveH1(ctx context.Context, nc net.Conn, info *view.Conn) {
 	c := &h1Conn{e: e, nc: nc, info: info, ctx: ctx, buf: make([]byte, h1Buffer), since: time.Now()}
 	defer context.AfterFunc(ctx, c.cut)()
-	c.body.c, c.resp.c, c.watch.c = c, c, c
+	c.body.c, c.resp.c, c.watch.c, c.reads.nc = c, c, c, nc
+	c.peer = info.Peer.Addr().Unmap().String()
 	e.track(c)
 	defer e.untrack(c)
 	for c.next() {
@@ -74,7 +77,7 @@ func (c *h1Conn) next() bool {
 		c.e.serveH2(c.ctx, c.nc, c.info, c.buf[c.r:c.w]) // prior knowledge, RFC 9113 §3.3
 		return false
 	}
-	c.x = exchange{ctx: &c.life, front: c, rec: view.Record{Start: start}}
+	c.x = exchange{ctx: &c.life, front: c, peer: c.peer, rec: view.Record{Start: start}}
 	c.resp.reset()
 	if err == nil {
 		err = wire.ParseRequest(c.buf[c.r:c.r+n], &c.e.opts.Limits, &c.head)
@@ -93,6 +96,7 @@ func (c *h1Conn) next() bool {
 	}
 	c.e.run(&c.x)
 	c.watch.stop()
+	c.head.Fields = c.x.req.Fields // which may have room for more by now
 	return c.finish()
 }
 
@@ -123,7 +127,7 @@ func (c *h1Conn) readHead() (start time.Time, n int, err error) {
 			return start, n, err
 		}
 		if !waits {
-			c.nc.SetReadDeadline(c.headDeadline(start))
+			c.reads.set(c.headDeadline(start))
 		}
 		if err := c.fill(); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -145,15 +149,19 @@ func (c *h1Conn) headDeadline(start time.Time) time.Time {
 
 // await waits for the first byte of a request.
 func (c *h1Conn) await() bool {
-	wait := c.e.opts.Timeouts.Idle
-	if c.served == 0 {
-		wait = c.e.opts.Timeouts.ReadHeader
+	now, t := c.x.ended, &c.e.opts.Timeouts
+	if now.IsZero() {
+		now = time.Now()
 	}
 	c.mu.Lock()
-	if c.e.draining() {
-		wait = min(wait, c.e.opts.Timeouts.DrainIdle)
+	switch {
+	case c.e.draining():
+		c.reads.set(now.Add(min(t.Idle, t.DrainIdle)))
+	case c.served == 0:
+		c.reads.set(now.Add(t.ReadHeader))
+	default:
+		c.reads.keep(now, t.Idle)
 	}
-	c.nc.SetReadDeadline(time.Now().Add(wait))
 	c.idle = true
 	c.mu.Unlock()
 	err := c.fill()
@@ -168,7 +176,7 @@ func (c *h1Conn) lastChance() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.idle {
-		c.nc.SetReadDeadline(time.Now().Add(c.e.opts.Timeouts.DrainIdle))
+		c.reads.set(time.Now().Add(c.e.opts.Timeouts.DrainIdle))
 	}
 }
 
@@ -245,6 +253,7 @@ func (c *h1Conn) drainBody() bool {
 		return b.ended && b.err == nil
 	}
 	b.reopen()
+	c.x.ended = time.Time{}
 	var sink [4 << 10]byte
 	for dropped := 0; dropped <= maxDrain; {
 		n, err := b.Read(sink[:])
@@ -263,7 +272,7 @@ func (c *h1Conn) linger() {
 	if c.body.ended && c.r == c.w || closeWrite(c.nc) != nil {
 		return
 	}
-	c.nc.SetReadDeadline(time.Now().Add(2 * time.Second))
+	c.reads.set(time.Now().Add(2 * time.Second))
 	io.CopyN(io.Discard, c.nc, maxDrain)
 }
 

@@ -145,7 +145,7 @@ func (b *h1Body) patience() error {
 	if b.closed {
 		return errBodyClosed
 	}
-	return b.c.nc.SetReadDeadline(b.pace.deadline(time.Now()))
+	return b.c.reads.set(b.pace.deadline(time.Now()))
 }
 
 // Close makes a Read that waits return, and every later one that would wait.
@@ -153,7 +153,7 @@ func (b *h1Body) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	return b.c.nc.SetReadDeadline(longAgo)
+	return b.c.reads.set(longAgo)
 }
 
 // reopen lets the connection's goroutine read on, after whoever read the body

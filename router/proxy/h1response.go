@@ -45,6 +45,7 @@ func (c *h1Conn) Inform(status int, fields view.Fields) error {
 func (c *h1Conn) Begin(h *responseHead) error {
 	r := &c.resp
 	c.body.pace.talk.Store(true)
+	r.stall.now = h.At
 	framed := h.NoBody || h.Length >= 0
 	r.chunked = !framed && c.head.Minor == 1
 	r.untilEOF = !framed && !r.chunked
@@ -163,7 +164,8 @@ func (c *h1Conn) Tunnel(h *responseHead) (net.Conn, error) {
 	if err := c.Flush(); err != nil {
 		return nil, err
 	}
-	c.nc.SetDeadline(time.Time{})
+	c.reads.set(time.Time{})
+	c.nc.SetWriteDeadline(time.Time{})
 	return &tunnelFront{Conn: c.nc, rest: c.buf[c.r:c.w]}, nil
 }
 

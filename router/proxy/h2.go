@@ -36,6 +36,7 @@ type h2Conn struct {
 	e    *Engine         // const
 	nc   net.Conn        // const
 	info *view.Conn      // const
+	peer string          // const; its address
 	ctx  context.Context // const; ends with the connection
 
 	work  sync.WaitGroup // streams and the writer
@@ -64,7 +65,7 @@ func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read
 	defer cancel(errClientGone)
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
 	now := time.Now()
-	c := &h2Conn{e: e, nc: nc, info: info, ctx: ctx, lastRead: now, idleSince: now}
+	c := &h2Conn{e: e, nc: nc, info: info, peer: info.Peer.Addr().Unmap().String(), ctx: ctx, lastRead: now, idleSince: now}
 	c.conn = h2.New(h2.Options{
 		Limits: &e.opts.Limits, MaxStreams: e.opts.Streams, StreamWindow: h2StreamWindow, ConnWindow: h2ConnWindow,
 		ResetBudget: e.opts.Resets, ResetWindow: h2ResetWindow,

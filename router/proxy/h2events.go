@@ -19,7 +19,7 @@ func (c *h2Conn) Head(st *h2.Stream, h *h2.Head, end bool) {
 	s := &h2Stream{c: c, st: st, in: h, ended: end, readable: newBell(), writable: newBell()}
 	st.Owner = s
 	s.x.front, s.x.rec = s, view.Record{Start: time.Now()}
-	s.x.ctx = &s.life
+	s.x.ctx, s.x.peer = &s.life, c.peer
 	s.pace.begin(&c.e.opts.Timeouts)
 	c.running++
 	c.work.Go(s.serve)

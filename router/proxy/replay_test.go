@@ -133,7 +133,7 @@ func TestFaultWhileInterrupted(t *testing.T) {
 	e.opts.Timeouts.BodyStall, e.opts.Timeouts.BodyGrace, e.opts.Timeouts.MinBodyRate = time.Minute, time.Minute, 1
 	c := &h1Conn{e: e, nc: near, buf: []byte("0\r\nA : b\r\n\r\nGET / HTTP/1.1\r\n")}
 	c.w = len(c.buf)
-	c.body.c, c.watch.c = c, c
+	c.body.c, c.watch.c, c.reads.nc = c, c, near
 	defer c.watch.stop()
 	c.body.begin(&wire.RequestHead{Framing: wire.Chunked, Length: -1})
 	c.Interrupt()

@@ -9,10 +9,17 @@ import (
 
 // stallLimit is the write deadline of a connection. It is set with an eighth on
 // top, so that the next writes need not set it again.
-type stallLimit struct{ until time.Time }
+type stallLimit struct {
+	until time.Time
+	now   time.Time // as far as it is known, for the next write alone
+}
 
 func (l *stallLimit) arm(nc net.Conn, stall time.Duration) {
-	if now := time.Now(); l.until.Sub(now) < stall {
+	now := l.now
+	if l.now = (time.Time{}); now.IsZero() {
+		now = time.Now()
+	}
+	if l.until.Sub(now) < stall {
 		l.until = now.Add(stall + stall/8)
 		nc.SetWriteDeadline(l.until)
 	}

@@ -53,7 +53,7 @@ func (w *watch) read() {
 	}
 	done := make(chan struct{})
 	w.reading = done
-	c.nc.SetReadDeadline(time.Time{})
+	c.reads.set(time.Time{})
 	w.watchMu.Unlock()
 
 	n, err := c.nc.Read(c.buf[c.w:])
@@ -73,7 +73,7 @@ func (w *watch) stop() {
 		w.timer.Stop()
 	}
 	if w.reading != nil {
-		w.c.nc.SetReadDeadline(longAgo)
+		w.c.reads.set(longAgo)
 		<-w.reading
 		w.reading = nil
 	}

@@ -30,7 +30,10 @@ func (c *conn) asks(req *Request) bool { return c.raw != nil && c.nc == c.tcp &&
 // send sends the request's head, and waits for the answer where ask can do so.
 func (c *conn) send(req *Request) (n int, err error) {
 	timeouts := &c.registry().opts.Timeouts
-	now := time.Now()
+	now := req.Start
+	if now.IsZero() {
+		now = time.Now()
+	}
 	c.limitRead(now, timeouts.Head)
 	head := req.appendHead(c.buf[:0]) // free until the response comes
 	a := &c.ask

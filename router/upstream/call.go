@@ -108,7 +108,7 @@ func (c *call) exchange() (*Response, *Error) {
 	if err != nil {
 		return nil, c.fail(err)
 	}
-	c.Head = responseHead(h, c.req.Method)
+	c.Head, c.At = responseHead(h, c.req.Method), time.Now()
 	return &c.Response, nil
 }
 
@@ -166,10 +166,10 @@ func (c *call) pause(b bell, until time.Time) {
 }
 
 func (c *call) inform(h *h2.Head) error {
-	if h.Status == 100 && !c.req.Continue || c.req.Informational == nil {
+	if h.Status == 100 && !c.req.Continue || c.req.Client == nil {
 		return nil
 	}
-	c.clientErr = c.req.Informational(h.Status, h.Fields)
+	c.clientErr = c.req.Client.Inform(h.Status, h.Fields)
 	return c.clientErr
 }
 

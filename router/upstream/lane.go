@@ -129,7 +129,6 @@ func (l *lane) put(c *conn) {
 		c.close()
 		return
 	}
-	c.idleSince = time.Now()
 	l.lastPut = c.idleSince
 	l.idle = append(l.idle, c)
 	if l.reaper == nil {

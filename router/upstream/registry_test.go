@@ -508,6 +508,11 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}
 }
 
+// informed is an Informer that notes what it is told.
+type informed func(status int)
+
+func (i informed) Inform(status int, _ view.Fields) error { i(status); return nil }
+
 func TestInformational(t *testing.T) {
 	p, _ := serve(t, func(c *backend.Conn) {
 		for {
@@ -524,10 +529,7 @@ func TestInformational(t *testing.T) {
 		var got []int
 		req := post("abc", 3)
 		req.Continue = asked
-		req.Informational = func(status int, _ view.Fields) error {
-			got = append(got, status)
-			return nil
-		}
+		req.Client = informed(func(status int) { got = append(got, status) })
 		if _, err := get(t, p, req); err != nil {
 			t.Fatal(err)
 		}

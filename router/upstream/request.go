@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"time"
 
 	"github.com/portico-ingress/portico/router/policy"
 	"github.com/portico-ingress/portico/router/view"
@@ -34,9 +35,17 @@ type Request struct {
 	// Continue asks the backend for "100 Continue" before the body. The body
 	// is sent when the client sends it, with or without.
 	Continue bool
-	// Informational is called for each 1xx response but 101, and for 100 only
-	// with Continue. Its error ends the request. May be nil.
-	Informational func(status int, fields view.Fields) error
+	// Client is told of each 1xx response but 101, and of 100 only with
+	// Continue. May be nil.
+	Client Informer
+	// Start is when the request began to be sent. Zero: when Do is called.
+	Start time.Time
+}
+
+// Informer passes informational responses on.
+type Informer interface {
+	// Inform passes one on. Its error ends the request.
+	Inform(status int, fields view.Fields) error
 }
 
 // Body is a request body on its way through. Read is called from a goroutine
@@ -230,5 +239,6 @@ func (c *conn) exchange(ctx context.Context, req *Request) (*Response, *Error) {
 		e.replay = silent && e.Kind == Broken && idempotent(req.Method) && req.whole()
 		return nil, e
 	}
+	x.At = time.Now()
 	return &x.Response, nil
 }

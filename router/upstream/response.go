@@ -17,6 +17,8 @@ import (
 type Response struct {
 	// Head is what the backend sent. Valid until Close.
 	Head *wire.ResponseHead
+	// At is when the head was complete.
+	At time.Time
 	// Endpoint is the address that answered, Attempts how many were tried.
 	Endpoint string
 	Attempts int
@@ -69,6 +71,7 @@ type h1Exchange struct {
 	chunks wire.Chunks
 	ended  bool // the body was read to its end
 	closed bool
+	waited bool // for the body
 }
 
 // maxInformational bounds the 1xx responses to one request.
@@ -89,9 +92,9 @@ func (r *h1Exchange) readHead() error {
 			r.chunks.Limits = &r.conn.registry().opts.Limits
 			r.ended = h.Framing == wire.NoBody || h.Framing == wire.Length && h.Length == 0
 			return nil
-		case h.Status == 100 && !r.req.Continue || r.req.Informational == nil:
+		case h.Status == 100 && !r.req.Continue || r.req.Client == nil:
 		default:
-			if r.clientErr = r.req.Informational(h.Status, h.Fields); r.clientErr != nil {
+			if r.clientErr = r.req.Client.Inform(h.Status, h.Fields); r.clientErr != nil {
 				return r.clientErr
 			}
 		}
@@ -243,6 +246,7 @@ func (r *h1Exchange) readSome(p []byte) (int, error) {
 
 func (r *h1Exchange) await() {
 	c := r.conn
+	r.waited = true
 	now, stall := time.Now(), c.registry().opts.Timeouts.Stall
 	if r.upload != nil {
 		c.nc.SetReadDeadline(now.Add(stall))
@@ -258,6 +262,7 @@ func (r *h1Exchange) Source() (*net.TCPConn, int64, time.Duration) {
 	if !ok || r.Head.Framing != wire.Length || r.ended || c.r < c.w || r.upload != nil {
 		return nil, 0, 0
 	}
+	r.waited = true
 	c.forgetLimits()
 	return tc, r.left, c.registry().opts.Timeouts.Stall
 }
@@ -298,6 +303,9 @@ func (r *h1Exchange) Close() {
 		return
 	}
 	c.reused = true
+	if c.idleSince = r.At; r.waited {
+		c.idleSince = time.Now()
+	}
 	c.lane.put(c)
 }
 

@@ -135,16 +135,16 @@ func TestStreamHeads(t *testing.T) {
 		{"GET", "/hints", 200, wire.Length, 0, "", "", 1},
 		{"GET", "/trailers", 200, wire.Chunked, -1, "body", "7", 0},
 	} {
-		informed := 0
+		informs := 0
 		resp, err := p.Do(t.Context(), onH2(&Request{Method: tc.method, Target: tc.path, Host: "h", Trailers: true,
-			Informational: func(status int, f view.Fields) error { informed++; return nil }}))
+			Client: informed(func(int) { informs++ })}))
 		if err != nil {
 			t.Fatalf("%s %s: %v", tc.method, tc.path, err)
 		}
 		body := drain(t, resp)
 		h := resp.Head
-		if h.Status != tc.status || h.Framing != tc.framing || h.Length != tc.length || body != tc.body || resp.Trailers().Get("x-sum") != tc.trailer || informed != tc.informed {
-			t.Errorf("%s %s: %d, framing %d, length %d, %q, trailers %v, %d informed", tc.method, tc.path, h.Status, h.Framing, h.Length, body, resp.Trailers(), informed)
+		if h.Status != tc.status || h.Framing != tc.framing || h.Length != tc.length || body != tc.body || resp.Trailers().Get("x-sum") != tc.trailer || informs != tc.informed {
+			t.Errorf("%s %s: %d, framing %d, length %d, %q, trailers %v, %d informed", tc.method, tc.path, h.Status, h.Framing, h.Length, body, resp.Trailers(), informs)
 		}
 		resp.Close()
 	}

@@ -1,0 +1,30 @@
+package proxy
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// readLimit is the read deadline of a client's connection. Between requests it is
+// set with an eighth on top, so that the next waits need not set it again.
+type readLimit struct {
+	nc   net.Conn
+	idle atomic.Int64 // the deadline if keep has set it, UnixNano; else 0
+}
+
+// set sets the deadline; zero: none.
+func (l *readLimit) set(t time.Time) error {
+	l.idle.Store(0)
+	return l.nc.SetReadDeadline(t)
+}
+
+// keep has reads wait for at least that long, and not for much longer.
+func (l *readLimit) keep(now time.Time, wait time.Duration) {
+	left := time.Duration(l.idle.Load() - now.UnixNano())
+	if left < wait || left > wait+wait/8 {
+		until := now.Add(wait + wait/8)
+		l.nc.SetReadDeadline(until)
+		l.idle.Store(until.UnixNano())
+	}
+}

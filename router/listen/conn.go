@@ -77,6 +77,9 @@ func shakeHands(ctx context.Context, c *tls.Conn) error {
 func closeTLS(c *tls.Conn) {
 	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 	_ = c.CloseWrite()
+	if f, ok := c.NetConn().(*farewell); ok {
+		f.Release()
+	}
 }
 
 var errNoProxyHeader = errors.New("an allowed sender of PROXY protocol headers sent none, or a malformed one")
@@ -111,6 +114,9 @@ func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
 }
 
 func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *view.Conn) (*tls.Conn, error) {
+	if tc, ok := conn.(*net.TCPConn); ok {
+		conn = &farewell{Conn: tc, tcp: tc}
+	}
 	tlsConn := tls.Server(conn, t.Config)
 	if err := conn.SetDeadline(time.Now().Add(s.opts.HandshakeTimeout)); err != nil {
 		return nil, err

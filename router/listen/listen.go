@@ -47,7 +47,7 @@ type Listener struct {
 
 // Listen opens a TCP socket on "host:port"; port 0 picks one.
 func Listen(addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
+	ln, err := listenConfig.Listen(context.Background(), "tcp", addr)
 	if op := (*net.OpError)(nil); errors.As(err, &op) {
 		err = op.Err // its text repeats what ours says
 	}

@@ -84,7 +84,10 @@ type running struct {
 func start(t *testing.T, opts Options) *running {
 	t.Helper()
 	opts.Draining = make(chan struct{})
-	opts.Handler, opts.Log = echo{opts.Draining}, logr.Discard()
+	opts.Log = logr.Discard()
+	if opts.Handler == nil {
+		opts.Handler = echo{opts.Draining}
+	}
 	if opts.Listeners == nil {
 		opts.Listeners = []Listener{{Socket: socket(t)}}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -276,9 +277,22 @@ func (c *h1Conn) linger() {
 	io.CopyN(io.Discard, c.nc, maxDrain)
 }
 
+// farewell is the connection below TLS where it can hold the last bytes back, so that
+// they leave together with the close_notify.
+type farewell interface {
+	Hold(stall time.Duration)
+	Release()
+}
+
 // closeWrite ends the sending half of a connection.
 func closeWrite(nc net.Conn) error {
 	switch c := nc.(type) {
+	case *tls.Conn:
+		err := c.CloseWrite()
+		if f, ok := c.NetConn().(farewell); ok {
+			f.Release()
+		}
+		return err
 	case interface{ CloseWrite() error }:
 		return c.CloseWrite()
 	case interface{ TCPConn() (*net.TCPConn, bool) }: // behind a PROXY header

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"net"
 	"net/http"
 	"time"
@@ -110,7 +111,19 @@ func (c *h1Conn) End(trailers view.Fields) error {
 	if c.resp.chunked {
 		c.resp.out = wire.AppendLastChunk(c.resp.out, trailers)
 	}
+	if !c.resp.keepAlive {
+		c.hold()
+	}
 	return c.Flush()
+}
+
+// hold has the last bytes leave with what says that they are the last.
+func (c *h1Conn) hold() {
+	if tc, ok := c.nc.(*tls.Conn); ok && c.body.ended {
+		if f, ok := tc.NetConn().(farewell); ok {
+			f.Hold(c.e.opts.Timeouts.WriteStall)
+		}
+	}
 }
 
 // Sink implements front.

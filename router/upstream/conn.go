@@ -87,7 +87,7 @@ func (c *conn) fresh(ctx context.Context, req *Request) bool {
 
 // silent reports whether a socket is open and has nothing to read.
 func silent(fd int) bool {
-	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(p[:], 0)
 	return n == 0 && err == nil
 }

@@ -171,7 +171,7 @@ func (e *Engine) Start(ctx context.Context) error {
 // complete and is not written. When ctx ends the connection is cut, whatever is
 // under way on it.
 func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
-	defer c.Close()
+	defer part(c)
 	defer func() {
 		// A panic while serving a request is dealt with there; this is for
 		// what is around it, so that it costs one connection and no more.

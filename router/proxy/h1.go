@@ -284,6 +284,17 @@ type farewell interface {
 	Release()
 }
 
+// part closes a connection, and lets what is held back go first.
+func part(nc net.Conn) {
+	if tc, ok := nc.(*tls.Conn); ok {
+		if _, ok := tc.NetConn().(farewell); ok {
+			tc.SetWriteDeadline(time.Now().Add(time.Second)) // for the close_notify
+			_ = closeWrite(tc)
+		}
+	}
+	nc.Close()
+}
+
 // closeWrite ends the sending half of a connection.
 func closeWrite(nc net.Conn) error {
 	switch c := nc.(type) {

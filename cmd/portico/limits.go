@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/portico-ingress/portico/cmd/internal/program"
+	"github.com/portico-ingress/portico/router/listen"
 	"github.com/portico-ingress/portico/router/proxy"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/wire"
@@ -14,6 +15,7 @@ import (
 
 // limitFlags bound what one request, one client or one backend may cost.
 type limitFlags struct {
+	Connections  int
 	HeaderBytes  int
 	HeaderFields int
 	URIBytes     int
@@ -31,6 +33,7 @@ type limitFlags struct {
 // each yields every number with its flag, default, bounds and usage.
 func (f *limitFlags) each(yield func(field *int, name string, value, from, to int, usage string)) {
 	d := wire.DefaultLimits
+	yield(&f.Connections, "max-connections", 0, 0, 1<<24, "connections of clients open at once, over all listeners; beyond: closed at once. 0: half of what the limit of file descriptors allows")
 	yield(&f.HeaderBytes, "max-header-bytes", d.Head, 1<<10, 1<<20, "bytes of a request head, and of a backend's response head; beyond: 431")
 	yield(&f.HeaderFields, "max-header-fields", d.Fields, 8, 10_000, "fields of a head; beyond: 431")
 	yield(&f.URIBytes, "max-uri-bytes", d.Target, 256, 1<<20, "bytes of a request target; beyond: 414")
@@ -74,6 +77,20 @@ func orNever(n int) int {
 		return -1
 	}
 	return n
+}
+
+// listen has no more connections than there are descriptors for, unless the flag
+// says otherwise.
+func (f *limitFlags) listen(o listen.Options) (listen.Options, error) {
+	room, err := listen.Room()
+	if o.MaxConns = f.Connections; o.MaxConns == 0 {
+		o.MaxConns = room
+	}
+	if err == nil && o.MaxConns > room {
+		o.Log.Info("--max-connections is more than the limit of file descriptors leaves room for: raise that limit (ulimit -n), or backends may not be reached",
+			"limit", o.MaxConns, "room", room)
+	}
+	return o, err
 }
 
 func (f *limitFlags) upstream(o upstream.Options) upstream.Options {

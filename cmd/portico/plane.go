@@ -88,7 +88,11 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 		engine.Challenges = p.tokens
 	}
 	p.engine = proxy.New(flags.Limits.proxy(engine))
-	p.server = listen.New(p.listenOptions(o))
+	server, err := flags.Limits.listen(p.listenOptions(o))
+	if err != nil {
+		return nil, err
+	}
+	p.server = listen.New(server)
 	log.V(1).Info("listening", "addresses", p.sockets.addrs())
 	r.translate.CheckAddr = p.policy.Check
 	return p, nil
@@ -137,7 +141,8 @@ func (p *plane) covers(serverName string) (string, func(string) bool) {
 }
 
 func (p *plane) sources() admin.Sources {
-	s := admin.Sources{Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Managed: p.managed}
+	s := admin.Sources{Publisher: p.publisher, Registry: p.registry, Certs: p.certs, Managed: p.managed,
+		Connections: func() admin.Connections { return admin.Connections(p.server.Stats()) }}
 	if p.accessLog != nil {
 		s.AccessLogDrops = p.accessLog.Dropped
 	}
@@ -246,7 +251,7 @@ func (p *plane) shutDown(ctx context.Context) {
 	case <-time.After(p.flags.DrainDelay):
 	case <-ctx.Done():
 	}
-	p.log.Info("draining", "connections", p.server.Connections(), "atMost", p.flags.DrainTimeout.String())
+	p.log.Info("draining", "connections", p.server.Stats().Open, "atMost", p.flags.DrainTimeout.String())
 	ctx, cancel := context.WithTimeout(ctx, p.flags.DrainTimeout)
 	defer cancel()
 	if cut := p.server.Drain(ctx); cut > 0 {

@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"github.com/spf13/pflag"
 
 	"github.com/portico-ingress/portico/router/admin"
@@ -21,14 +25,14 @@ type source struct{}
 func (source) Start(ctx context.Context) error { <-ctx.Done(); return nil }
 
 // plainPlane listens for HTTP on a free port.
-func plainPlane(t *testing.T, adminAddr string) *plane {
+func plainPlane(t *testing.T, adminAddr string, flags ...string) *plane {
 	t.Helper()
 	var f proxyFlags
 	var rf routingFlags
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	f.register(fs, proxyDefaults{logFormat: "json"})
 	rf.register(fs)
-	if err := fs.Parse([]string{"--http-addr=127.0.0.1:0", "--https-addr=", "--admin-addr=" + adminAddr, "--debug-addr="}); err != nil {
+	if err := fs.Parse(append(flags, "--http-addr=127.0.0.1:0", "--https-addr=", "--admin-addr="+adminAddr, "--debug-addr=")); err != nil {
 		t.Fatal(err)
 	}
 	o, err1 := f.options()
@@ -102,6 +106,65 @@ func TestManagedIsShown(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMaxConnections: the flag limits connections of clients, and the metrics tell of
+// those that are turned away.
+func TestMaxConnections(t *testing.T) {
+	p := plainPlane(t, "127.0.0.1:0", "--max-connections=1")
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.run(ctx, source{}, func() []admin.Check { return nil }) }()
+	p.publisher.Release()
+	ask := func(c net.Conn) (string, error) {
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+		line, err := bufio.NewReader(c).ReadString('\n')
+		return strings.TrimSpace(line), err
+	}
+	var conns [2]net.Conn
+	for i := range conns {
+		var err error
+		if conns[i], err = net.Dial("tcp", listen.Addr(p.sockets.http).String()); err != nil {
+			t.Fatal(err)
+		}
+		defer conns[i].Close()
+		if got, err := ask(conns[i]); (err == nil) != (i == 0) {
+			t.Errorf("connection %d: %q, %v", i, got, err)
+		}
+	}
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(httptest.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/metrics", listen.Addr(p.sockets.admin)), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	for _, want := range []string{"portico_connections 1\n", "portico_connections_limit 1\n", "portico_refused_connections_total 1\n"} {
+		if err != nil || !strings.Contains(string(body), want) {
+			t.Errorf("%v: no %q in\n%s", err, want, body)
+		}
+	}
+	conns[0].Close()
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRoomForConnections: without the flag descriptors are the limit, and a limit
+// that they do not suffice for is served, and told.
+func TestRoomForConnections(t *testing.T) {
+	room, err := listen.Room()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ flag, want, told int }{{0, room, 0}, {room, room, 0}, {room + 1, room + 1, 1}} {
+		told := 0
+		f := limitFlags{Connections: tc.flag}
+		got, err := f.listen(listen.Options{Log: funcr.New(func(_, _ string) { told++ }, funcr.Options{})})
+		if err != nil || got.MaxConns != tc.want || told != tc.told {
+			t.Errorf("--max-connections=%d: %d connections (%v), told %d times; want %d, %d", tc.flag, got.MaxConns, err, told, tc.want, tc.told)
+		}
 	}
 }
 

@@ -28,8 +28,17 @@ type Sources struct {
 	// AccessLogDrops returns how many lines of the access log were dropped
 	// so far; may be nil.
 	AccessLogDrops func() int64
+	// Connections counts those of clients; may be nil.
+	Connections func() Connections
 	// Managed returns the certificates that Portico gets itself; may be nil.
 	Managed func() []ManagedCertificate
+}
+
+// Connections count the connections of clients.
+type Connections struct {
+	Open    int   // now
+	Limit   int   // how many may be open at once
+	Refused int64 // so far, because as many as Limit were open
 }
 
 // routes yields every route of a table, the global default included.
@@ -67,6 +76,9 @@ var (
 	ejectionsDesc   = describe("portico_endpoint_ejections_total", "Times that an endpoint was taken out of the balance for its failures.")
 	retriesDesc     = describe("portico_backend_retries_total", "Requests that a backend had already and that were, or for want of budget were not, sent again.", "result")
 	waitedDesc      = describe("portico_backend_waits_total", "Requests that found an endpoint with as many in flight as may be, and waited or were refused.", "result")
+	connectionsDesc = describe("portico_connections", "Connections of clients that are open.")
+	limitDesc       = describe("portico_connections_limit", "Connections of clients that may be open at once: --max-connections.")
+	tooManyDesc     = describe("portico_refused_connections_total", "Connections of clients that were closed at once, because as many as may be were open.")
 	degradedDesc    = describe("portico_degraded", "1 for a part that is waited for or degraded, such as an apiserver that does not answer; /readyz?verbose says why.", "check")
 )
 
@@ -80,7 +92,7 @@ type stateCollector struct{ sources Sources }
 
 // Describe implements prometheus.Collector.
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, notBeforeDesc, renewalDesc, entriesDesc, problemsDesc, ejectedDesc, ejectionsDesc, retriesDesc, waitedDesc} {
+	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, notBeforeDesc, renewalDesc, entriesDesc, problemsDesc, ejectedDesc, ejectionsDesc, retriesDesc, waitedDesc, connectionsDesc, limitDesc, tooManyDesc} {
 		ch <- d
 	}
 }
@@ -92,9 +104,11 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.table(gauge)
 	c.endpoints(gauge)
-	c.backends(gauge, func(d *prometheus.Desc, v int64, labels ...string) {
+	counter := func(d *prometheus.Desc, v int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
-	})
+	}
+	c.backends(gauge, counter)
+	c.connections(gauge, counter)
 	for _, served := range c.certificates() {
 		gauge(certificateDesc, float64(served.Leaf.NotAfter.Unix()), served.Host)
 		gauge(notBeforeDesc, float64(served.Leaf.NotBefore.Unix()), served.Host)
@@ -109,7 +123,10 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-type gaugeFunc func(d *prometheus.Desc, v float64, labels ...string)
+type (
+	gaugeFunc   func(d *prometheus.Desc, v float64, labels ...string)
+	counterFunc func(d *prometheus.Desc, v int64, labels ...string)
+)
 
 func (c *stateCollector) table(gauge gaugeFunc) {
 	snap := c.sources.Publisher.Snapshot()
@@ -161,7 +178,7 @@ func endpointState(e upstream.Endpoint) string {
 }
 
 // backends shows what failing and crowded endpoints lead to.
-func (c *stateCollector) backends(gauge gaugeFunc, counter func(d *prometheus.Desc, v int64, labels ...string)) {
+func (c *stateCollector) backends(gauge gaugeFunc, counter counterFunc) {
 	ejected := 0
 	for _, pool := range c.sources.Registry.Pools() {
 		ejected += pool.Ejected()
@@ -173,6 +190,17 @@ func (c *stateCollector) backends(gauge gaugeFunc, counter func(d *prometheus.De
 	counter(retriesDesc, s.RetriesDenied, "denied")
 	counter(waitedDesc, s.Waited, "waited")
 	counter(waitedDesc, s.Overloaded, "refused")
+}
+
+// connections shows how near to their limit clients are.
+func (c *stateCollector) connections(gauge gaugeFunc, counter counterFunc) {
+	if c.sources.Connections == nil {
+		return
+	}
+	n := c.sources.Connections()
+	gauge(connectionsDesc, float64(n.Open))
+	gauge(limitDesc, float64(n.Limit))
+	counter(tooManyDesc, n.Refused)
 }
 
 // managed shows how the certificates that are asked for are getting on.

@@ -71,6 +71,10 @@ type Options struct {
 	// HandshakeTimeout bounds the PROXY header and the TLS handshake, each;
 	// 0: 10 s.
 	HandshakeTimeout time.Duration
+	// MaxConns is the number of connections that may be open at once, over all
+	// listeners; 0: any. Those beyond are closed as soon as they are accepted:
+	// left in the queue of the socket, their clients would wait and not know why.
+	MaxConns int
 	// Draining is closed when a drain begins; handlers finish what is in
 	// flight and end their connections. Nil: made by New.
 	Draining chan struct{}
@@ -84,6 +88,8 @@ type Server struct {
 	// mu protects the following.
 	mu        sync.Mutex
 	conns     map[net.Conn]struct{}
+	refused   int64              // connections that were one too many
+	told      time.Time          // when the log had that last
 	cut       context.CancelFunc // ends the context of every connection
 	draining  bool
 	aborted   bool          // connections are closed, new ones too
@@ -246,6 +252,7 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, t *TLS) error {
 		pause = minPause
 		if !s.add(conn) {
 			_ = conn.Close()
+			s.tellRefused()
 			continue
 		}
 		go func() {
@@ -275,14 +282,34 @@ func (s *Server) left(ln net.Listener) {
 	s.rest()
 }
 
+// add takes note of a connection, if it is to be served.
 func (s *Server) add(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.aborted {
 		return false
 	}
+	if s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns {
+		s.refused++
+		return false
+	}
 	s.conns[c] = struct{}{}
 	return true
+}
+
+// tellRefused has the log say, at most once a minute, that connections are refused.
+func (s *Server) tellRefused() {
+	s.mu.Lock()
+	refused, now := s.refused, time.Now()
+	tell := !s.aborted && now.Sub(s.told) >= time.Minute
+	if tell {
+		s.told = now
+	}
+	s.mu.Unlock()
+	if tell {
+		s.opts.Log.Error(nil, "refusing connections: as many are open as --max-connections allows; raise it, and the limit of file descriptors with it, or run more replicas",
+			"limit", s.opts.MaxConns, "refused", refused)
+	}
 }
 
 func (s *Server) remove(c net.Conn) {
@@ -293,11 +320,18 @@ func (s *Server) remove(c net.Conn) {
 	s.rest()
 }
 
-// Connections returns the number of open connections.
-func (s *Server) Connections() int {
+// Stats count connections.
+type Stats struct {
+	Open    int   // now
+	Limit   int   // Options.MaxConns
+	Refused int64 // so far, because as many as Limit were open
+}
+
+// Stats returns what the server counts.
+func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns)
+	return Stats{Open: len(s.conns), Limit: s.opts.MaxConns, Refused: s.refused}
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

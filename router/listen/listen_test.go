@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"go.uber.org/goleak"
 
 	"github.com/portico-ingress/portico/router/view"
@@ -84,7 +87,9 @@ type running struct {
 func start(t *testing.T, opts Options) *running {
 	t.Helper()
 	opts.Draining = make(chan struct{})
-	opts.Log = logr.Discard()
+	if opts.Log.GetSink() == nil {
+		opts.Log = logr.Discard()
+	}
 	if opts.Handler == nil {
 		opts.Handler = echo{opts.Draining}
 	}
@@ -228,6 +233,122 @@ func TestPanicCostsOneConnection(t *testing.T) {
 	}
 }
 
+// TestMaxConns: a connection beyond the limit is closed at once, whichever listener
+// it comes by, others are served on, and the next one is served when one has left.
+func TestMaxConns(t *testing.T) {
+	other := socket(t)
+	s := start(t, Options{MaxConns: 2, Listeners: []Listener{{Socket: socket(t)}, {Socket: other}}})
+	first, firstR := dial(t, s)
+	second, secondR := dial(t, s)
+	ask(t, first, firstR, "hello")
+	ask(t, second, secondR, "hello")
+	for i, addr := range []string{s.addr(), Addr(other).String()} {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("a connection too many ended with %v", err)
+		}
+		if got, want := s.Stats(), (Stats{Open: 2, Limit: 2, Refused: int64(i + 1)}); got != want {
+			t.Errorf("counted %+v, want %+v", got, want)
+		}
+	}
+	if got := ask(t, first, firstR, "still here"); got != "127.0.0.1|plain|still here" {
+		t.Errorf("a connection within the limit: %q", got)
+	}
+	ask(t, first, firstR, "bye")
+	if _, err := firstR.ReadByte(); err != io.EOF {
+		t.Fatal(err)
+	}
+	for got := ""; got != "127.0.0.1|plain|hello"; { // the server notices a moment later that one has left
+		if t.Context().Err() != nil {
+			t.Fatalf("not served although one has left: %q", got)
+		}
+		c, r := dial(t, s)
+		got = ask(t, c, r, "hello")
+	}
+}
+
+// TestMaxConnsIsTold: the log says that connections are refused and what to do, and
+// does not say it for each of them.
+func TestMaxConnsIsTold(t *testing.T) {
+	told := make(chan string, 100)
+	log := funcr.New(func(_, line string) { told <- line }, funcr.Options{})
+	s := start(t, Options{MaxConns: 1, Log: log})
+	c, r := dial(t, s)
+	ask(t, c, r, "hello")
+	for range 20 {
+		_, r := dial(t, s)
+		if _, err := r.ReadByte(); err != io.EOF {
+			t.Fatal(err)
+		}
+	}
+	if cut := drainNow(s); cut != 1 {
+		t.Errorf("%d connections were cut, want 1", cut)
+	}
+	close(told)
+	lines := 0
+	for line := range told {
+		lines++
+		if !strings.Contains(line, "--max-connections allows; raise it") {
+			t.Errorf("no way out in %s", line)
+		}
+	}
+	if lines != 1 {
+		t.Errorf("told %d times of 20 refused connections, want once", lines)
+	}
+}
+
+// drainNow ends the server and cuts what is open.
+func drainNow(s *running) (cut int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return s.Drain(ctx)
+}
+
+// TestDrainAtTheLimit: a drain is over when those within the limit have left; who
+// comes during its last call and is one too many does not hold it up.
+func TestDrainAtTheLimit(t *testing.T) {
+	s := start(t, Options{MaxConns: 1})
+	busy, busyR := dial(t, s)
+	ask(t, busy, busyR, "hold")
+	drained := make(chan int, 1)
+	go func() { drained <- s.Drain(context.Background()) }()
+	<-s.opts.Draining
+	for { // refused until the socket is closed
+		c, err := net.Dial("tcp", s.addr())
+		if err != nil {
+			break
+		}
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if n, err := c.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a connection too many got %d bytes, %v", n, err)
+		}
+		_ = c.Close()
+	}
+	if got := ask(t, busy, busyR, "still here"); got != "127.0.0.1|plain|still here" {
+		t.Errorf("the busy connection was cut: %q", got)
+	}
+	ask(t, busy, busyR, "bye")
+	if cut := <-drained; cut != 0 {
+		t.Errorf("%d connections were cut", cut)
+	}
+}
+
+func TestRoom(t *testing.T) {
+	for descriptors, want := range map[uint64]int{0: 1, 65: 1, 256: 96, 1024: 480, 1 << 20: 524_256, math.MaxUint64: 1<<29 - 32} {
+		if got := room(descriptors); got != want {
+			t.Errorf("room(%d) is %d, want %d", descriptors, got, want)
+		}
+	}
+	if n, err := Room(); err != nil || n < 1 {
+		t.Errorf("Room() is %d, %v", n, err)
+	}
+}
+
 func TestDrainCutsNothing(t *testing.T) {
 	s := start(t, Options{})
 	idle, idleR := dial(t, s)
@@ -295,9 +416,7 @@ func TestDrainDeadline(t *testing.T) {
 	s := start(t, Options{})
 	busy, busyR := dial(t, s)
 	ask(t, busy, busyR, "hold")
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if cut := s.Drain(ctx); cut != 1 {
+	if cut := drainNow(s); cut != 1 {
 		t.Errorf("%d connections were cut, want 1", cut)
 	}
 	if _, err := busyR.ReadByte(); err == nil {

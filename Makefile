@@ -65,7 +65,7 @@ generate: ## write the generated files: config/rbac/role.yaml and config/install
 	@helm=$$(test/tools/assets.sh helm); \
 	test/tools/install.sh "$$helm/helm" > config/install/portico.yaml
 
-bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); PEERS=caddy ARGS="-rounds 5"
+bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); PEERS="caddy traefik nginx-lua" ARGS="-rounds 5"
 	@PEERS='$(PEERS)' test/bench/run.sh $(ARGS)
 
 soak: ## ten minutes of everything at once, and a look at what Portico has left behind (root); LENGTH=10m

@@ -8,6 +8,8 @@ missing=()
 for program in nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client taskset:util-linux; do
 	PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing+=("${program##*:}")
 done
+lua=/usr/lib/nginx/modules/ngx_http_lua_module.so
+[[ " ${PEERS:-} " != *" nginx-lua "* || -e $lua ]] || missing+=(libnginx-mod-http-lua)
 if ((${#missing[@]})); then
 	echo "bench: installing ${missing[*]}" >&2
 	apt-get update -qq
@@ -21,8 +23,10 @@ fi
 export PATH=$PATH:/usr/sbin
 peers=nginx,haproxy,reverseproxy
 for more in ${PEERS:-}; do
-	dir=$(test/tools/assets.sh "$more")
-	PATH=$dir:$PATH peers+=,$more
+	peers+=,$more
+	[[ $more != nginx-lua ]] || continue
+	dir=$(test/tools/assets.sh "${more%-fast}")
+	PATH=$dir:$PATH
 done
 (($(nproc) > 1)) || { echo "bench: needs two cores, one of them for the proxy" >&2; exit 1; }
 CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/portico ./test/bench/peers

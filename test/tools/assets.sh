@@ -9,6 +9,7 @@
 #   assets.sh pebble    pebble, pebble-challtestsrv
 #   assets.sh certmanager  certmanager, and crds.yaml; see certmanager/main.go
 #   assets.sh caddy     caddy, a peer of the benchmarks
+#   assets.sh traefik   traefik, likewise
 #   assets.sh conformance  h2spec; gRPC's interop client and server
 #   assets.sh e2e       e2e.test, ginkgo; agnhost with its VERSION and certificate
 #   assets.sh dev       controller-gen, staticcheck
@@ -96,6 +97,17 @@ build_caddy() {
 	build "$staging/log" tool
 }
 
+# Traefik replaces modules of others: it is built as the main module, where it lies.
+build_traefik() {
+	local module=github.com/traefik/traefik/v3 version dir
+	go mod download "$module"
+	version=$(go list -m -f '{{.Version}}' "$module")
+	dir=$(go list -m -f '{{.Dir}}' "$module")
+	ldflags="-s -w -X $module/pkg/version.Version=$version"
+	cd "$dir"
+	build "$staging/log" ./cmd/traefik
+}
+
 build_conformance() {
 	ldflags='-s -w'
 	build "$staging/log" tool
@@ -125,9 +137,9 @@ kube)
 		exit
 	fi
 	;;
-coredns | caddy | helm | dev | pebble | certmanager | conformance | e2e) ;;
+coredns | caddy | traefik | helm | dev | pebble | certmanager | conformance | e2e) ;;
 *)
-	say "usage: assets.sh kube|coredns|caddy|helm|dev|pebble|certmanager|conformance|e2e"
+	say "usage: assets.sh kube|coredns|caddy|traefik|helm|dev|pebble|certmanager|conformance|e2e"
 	exit 2
 	;;
 esac

@@ -121,7 +121,10 @@ func (b *bench) startPeer(ctx context.Context, name, kind string) (*peer, error)
 	switch name {
 	case "nginx":
 		p.version = version("nginx", "-v")
-		args = []string{"nginx", "-e", filepath.Join(b.dir, "nginx.err"), "-c", b.configure(p, kind, nginxConf, "nginx.conf")}
+		args = b.nginx(p, kind, nginxConf)
+	case "nginx-lua":
+		p.version = version("nginx", "-v") + ", with Lua"
+		args = b.nginx(p, kind, nginxLuaConf)
 	case "haproxy":
 		p.version = version("haproxy", "-v")
 		args = []string{"haproxy", "-db", "-f", b.configure(p, kind, haproxyCfg, "haproxy.cfg")}
@@ -135,6 +138,9 @@ func (b *bench) startPeer(ctx context.Context, name, kind string) (*peer, error)
 	case "caddy":
 		p.version = version("caddy", "version")
 		args = []string{"caddy", "run", "--adapter", "caddyfile", "--config", b.configure(p, kind, caddyfile, "Caddyfile")}
+	case "traefik", "traefik-fast":
+		p.version = version("traefik", "version")
+		args = b.traefik(p, kind)
 	default: // a build of Portico, perhaps with many hosts
 		program, many, _ := strings.Cut(name, ":")
 		if program == "portico" {
@@ -151,6 +157,25 @@ func (b *bench) startPeer(ctx context.Context, name, kind string) (*peer, error)
 	var err error
 	p.process, err = start(ctx, proxyCore, name, p.log, p.https, args...)
 	return p, err
+}
+
+// nginx writes a configuration and what it includes, and returns how it is started.
+func (b *bench) nginx(p *peer, kind, conf string) []string {
+	b.configure(p, kind, nginxHTTP, p.name+"/http.inc")
+	b.configure(p, kind, nginxLocation, p.name+"/location.inc")
+	path := b.configure(p, kind, conf, p.name+"/nginx.conf")
+	return []string{"nginx", "-e", filepath.Join(filepath.Dir(path), "err"), "-c", path}
+}
+
+// traefik does as nginx. As traefik-fast it has its own client, which is an
+// experiment, in place of net/http's.
+func (b *bench) traefik(p *peer, kind string) []string {
+	text := traefikYAML
+	if p.name == "traefik-fast" {
+		text += "experimental: {fastProxy: {}}\n"
+	}
+	b.configure(p, kind, traefikRoutes, p.name+"/routes.yml")
+	return []string{"traefik", "--configFile=" + b.configure(p, kind, text, p.name+"/traefik.yml")}
 }
 
 // restart has a peer begin anew.
@@ -174,7 +199,7 @@ func (b *bench) configure(p *peer, kind, text, file string) string {
 	crt, _ := os.ReadFile(filepath.Join(b.dir, kind+".crt"))
 	key, _ := os.ReadFile(filepath.Join(b.dir, kind+".key"))
 	text = strings.NewReplacer(
-		"DIR", b.dir, "KIND", kind, "BACKEND", strconv.Itoa(b.backend), "HTTPS", strconv.Itoa(p.https), "HTTP", strconv.Itoa(p.http),
+		"DIR", b.dir, "NAME", p.name, "KIND", kind, "BACKEND", strconv.Itoa(b.backend), "HTTPS", strconv.Itoa(p.https), "HTTP", strconv.Itoa(p.http),
 		"CRT64", base64.StdEncoding.EncodeToString(crt), "KEY64", base64.StdEncoding.EncodeToString(key),
 	).Replace(text)
 	path := filepath.Join(b.dir, file)

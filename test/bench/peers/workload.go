@@ -21,12 +21,22 @@ import (
 var (
 	//go:embed nginx.conf
 	nginxConf string
+	//go:embed nginx-lua.conf
+	nginxLuaConf string
+	//go:embed nginx-http.inc
+	nginxHTTP string
+	//go:embed nginx-location.inc
+	nginxLocation string
 	//go:embed haproxy.cfg
 	haproxyCfg string
 	//go:embed portico.yaml
 	porticoYAML string
 	//go:embed Caddyfile
 	caddyfile string
+	//go:embed traefik.yml
+	traefikYAML string
+	//go:embed traefik-routes.yml
+	traefikRoutes string
 	//go:embed upload.lua
 	uploadLua string
 )

@@ -35,8 +35,15 @@ func start(t *testing.T, h http.Handler) *httptest.Server {
 
 // TestArguments: who asks for help gets words, not servers.
 func TestArguments(t *testing.T) {
-	if err := run(t.Context(), []string{"--help"}); err == nil || !strings.Contains(err.Error(), "takes no arguments") {
-		t.Errorf("--help: %v", err)
+	for _, args := range [][]string{{"--help"}, {"0"}, {"65533"}, {"9201", "9202"}} {
+		if err := run(t.Context(), args); err == nil || !strings.Contains(err.Error(), "takes no arguments but one") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+	for want, args := range map[int][]string{9201: nil, 65532: {"65532"}} {
+		if got, err := firstPort(args); got != want || err != nil {
+			t.Errorf("%q: %d, %v", args, got, err)
+		}
 	}
 }
 

@@ -1,17 +1,10 @@
 #!/usr/bin/env bash
 # The quickstart as a new user meets it: what `make run` starts, driven by curl
 # and by a browser that trusts the CA of localhost as a user would make it trust it.
-#
-# Ports: HTTP_PORT (8080), HTTPS_PORT (8443), ADMIN_PORT (9090), DEBUG_PORT
-# (9091); the demo backends listen on 9201-9204. BROWSER=none leaves the
-# browser out.
+# Only the ports are others: free ones, so that a `make run` may go on beside it.
+# BROWSER=none leaves the browser out.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-
-http_port=${HTTP_PORT:-8080}
-https_port=${HTTPS_PORT:-8443}
-admin_port=${ADMIN_PORT:-9090}
-debug_port=${DEBUG_PORT:-9091}
 
 work=$(mktemp -d)
 pids=()
@@ -70,6 +63,27 @@ took_effect() {
   ok "$what ($(((${EPOCHREALTIME/[.,]/} - start) / 1000)) ms)"
 }
 
+# free_ports prints the first of eight ports in a row on which nobody listens. They
+# are below those that the kernel gives to clients.
+free_ports() {
+  local first port
+  for _ in {1..100}; do
+    first=$((20000 + RANDOM % 12000))
+    for ((port = first; port < first + 8; port++)); do
+      ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || continue 2
+    done
+    echo "$first"
+    return
+  done
+  fail "no eight ports in a row are free"
+}
+
+demo_port=$(free_ports)
+live_port=$((demo_port + 3))
+http_port=$((demo_port + 4))
+https_port=$((demo_port + 5))
+admin_port=$((demo_port + 6))
+debug_port=$((demo_port + 7))
 base=https://shop.localhost:$https_port
 ask() { curl --silent --show-error --max-time 30 --cacert "$ca" "$@"; }
 
@@ -87,9 +101,12 @@ start() {
   make --silent build
   need curl curl
   cp -r config/samples "$work/samples"
+  for i in 0 1 2 3; do
+    sed -i "s/port: $((9201 + i))\$/port: $((demo_port + i))/" "$work/samples/services.yaml"
+  done
   export XDG_STATE_HOME=$work/state
   ca=$XDG_STATE_HOME/portico/acme/ca/local.crt
-  bin/portico-demo >"$work/demo.log" 2>&1 &
+  bin/portico-demo "$demo_port" >"$work/demo.log" 2>&1 &
   demo=$!
   pids=("$demo")
   PORTICO_HTTP_ADDR=:$http_port PORTICO_HTTPS_ADDR=:$https_port \
@@ -98,7 +115,7 @@ start() {
   portico=$!
   pids+=("$portico")
   eventually "readiness" curl --silent --fail "http://127.0.0.1:$admin_port/readyz"
-  eventually "demo backends" curl --silent --fail http://127.0.0.1:9204/
+  eventually "demo backends" curl --silent --fail "http://127.0.0.1:$live_port/"
   for pid in "${pids[@]}"; do
     kill -0 "$pid" 2>/dev/null || fail "a process ended early: $(cat "$work/demo.log")"
   done

@@ -78,7 +78,8 @@ func (c *h1Conn) next() bool {
 		c.e.serveH2(c.ctx, c.nc, c.info, c.buf[c.r:c.w]) // prior knowledge, RFC 9113 §3.3
 		return false
 	}
-	c.x = exchange{ctx: &c.life, front: c, peer: c.peer, rec: view.Record{Start: start}}
+	c.x = exchange{} // before the fields are set, or it would be made and then copied
+	c.x.ctx, c.x.front, c.x.peer, c.x.rec.Start = &c.life, c, c.peer, start
 	c.resp.reset()
 	if err == nil {
 		err = wire.ParseRequest(c.buf[c.r:c.r+n], &c.e.opts.Limits, &c.head)

@@ -188,6 +188,8 @@ func (x *exchange) failed(err error) {
 		x.answer(&fault{status: 504, reason: "backend_timeout", detail: "the backend did not answer in time"})
 	case upstream.Overloaded:
 		x.answer(overloaded("backend_overloaded", "the backend has as many requests in flight as it may"))
+	case upstream.Exhausted:
+		x.answer(overloaded("no_descriptor", "there is no room for a further connection to a backend here"))
 	case upstream.Unverified:
 		x.answer(unverified(e))
 	case upstream.BodyFailed:

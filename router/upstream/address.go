@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -68,6 +69,8 @@ func (a *address) unreachable(request context.Context, err error, mismatch bool)
 	kind := Unreachable
 	var untrusted *tls.CertificateVerificationError
 	switch {
+	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
+		kind, mismatch = Exhausted, true // which is no fault of the endpoint
 	case errors.As(err, &untrusted):
 		kind = Unverified
 	case isTimeout(err):

@@ -19,6 +19,7 @@ const (
 	BodyFailed              // the client's request body failed; Err is what reading it gave
 	Canceled                // the context ended
 	Overloaded              // every endpoint has as many requests in flight as it may
+	Exhausted               // the process has no descriptor left for a connection
 	Unverified              // the backend is not who it must be, or nobody can tell
 )
 

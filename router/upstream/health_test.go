@@ -3,10 +3,13 @@ package upstream
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -317,5 +320,24 @@ func TestCrowdedEndpointIsPassedOver(t *testing.T) {
 	}
 	if s := p.reg.Stats(); s.Waited != 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestNoDescriptor: that we have none left is not held against the endpoint.
+func TestNoDescriptor(t *testing.T) {
+	dial := func(context.Context, netip.AddrPort) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+	}
+	p := pool(t, Options{EjectAfter: 1, Dial: dial}, backend.Serve(t, backend.OK("a")), backend.Serve(t, backend.OK("b")))
+	for range 3 {
+		var e *Error
+		if _, err := p.Do(t.Context(), simple()); !errors.As(err, &e) || e.Kind != Exhausted {
+			t.Errorf("%v", err)
+		}
+	}
+	for _, target := range p.live.Load().targets {
+		if target.addr.down() {
+			t.Errorf("%s is passed over", target.addr.name)
+		}
 	}
 }

@@ -9,10 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/portico-ingress/portico/router/wire"
 )
@@ -27,8 +24,8 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 // conn is a connection to a backend. One request owns it at a time.
 type conn struct {
 	nc        net.Conn
-	tcp       net.Conn        // what nc is secured on; nc itself in plaintext
-	raw       syscall.RawConn // nil if tcp has no descriptor
+	tcp       net.Conn // what nc is secured on; nc itself in plaintext
+	socket    *socket  // of tcp; nil if it has none
 	lane      *lane
 	remote    netip.AddrPort
 	reused    bool // has carried a request before
@@ -39,8 +36,8 @@ type conn struct {
 	// too, they are not known: zero.
 	readUntil, writeUntil time.Time
 
-	x   h1Exchange // of the request that owns it
-	ask ask
+	x       h1Exchange // of the request that owns it
+	readErr error      // what waiting for its answer failed with
 
 	pooled *[bufferSize]byte
 	buf    []byte // pooled, or larger for a large head
@@ -52,10 +49,7 @@ func newConn(l *lane, nc net.Conn, remote netip.AddrPort) *conn {
 	if tc, ok := nc.(*tls.Conn); ok {
 		c.tcp = tc.NetConn()
 	}
-	if sc, ok := c.tcp.(syscall.Conn); ok {
-		c.raw, _ = sc.SyscallConn()
-	}
-	c.ask.step = c.askStep
+	c.socket = socketOf(c.tcp)
 	return c
 }
 
@@ -71,25 +65,16 @@ func (c *conn) registry() *Registry { return c.lane.addr.reg }
 
 // fresh reports whether an unused connection may carry another request: still
 // open, with nothing to read. Bytes that nobody asked for would be taken as the
-// answer to the next request (response-queue poisoning). Where ask looks for them
+// answer to the next request (response-queue poisoning). Where send looks for them
 // it is not done here.
 func (c *conn) fresh(ctx context.Context, req *Request) bool {
 	switch {
-	case c.raw == nil || c.lane.addr.key.host != "" && !c.current(ctx) || !c.quietInside():
+	case c.socket == nil || c.lane.addr.key.host != "" && !c.current(ctx) || !c.quietInside():
 		return false
 	case c.asks(req):
 		return true
 	}
-	quiet := false
-	err := c.raw.Control(func(fd uintptr) { quiet = silent(int(fd)) })
-	return err == nil && quiet
-}
-
-// silent reports whether a socket is open and has nothing to read.
-func silent(fd int) bool {
-	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(p[:], 0)
-	return n == 0 && err == nil
+	return c.socket.quiet()
 }
 
 // limitRead has reads fail when nothing has come for that long.
@@ -152,8 +137,8 @@ func (c *conn) giveBack() {
 
 // fill reads once into the free end of the buffer, making room if need be.
 func (c *conn) fill() error {
-	if err := c.ask.readErr; err != nil {
-		return err
+	if c.readErr != nil {
+		return c.readErr
 	}
 	if c.r == c.w {
 		c.r, c.w = 0, 0

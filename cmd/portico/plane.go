@@ -70,6 +70,7 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 	p.registry = upstream.NewRegistry(flags.Limits.upstream(upstream.Options{
 		Policy: p.policy, Timeouts: flags.Upstream, RequireVerification: r.translate.RequireVerification,
 	}))
+	loadBallast()
 	p.memory = proxy.NewMemoryGuard(flags.Limits.ShedMemory)
 	p.publisher = publish.New(publish.Options{
 		Router: r.router, Registry: p.registry, Certs: p.certs, Log: log.WithName("publish"), OnPublish: p.onPublish,

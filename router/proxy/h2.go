@@ -44,13 +44,13 @@ type h2Conn struct {
 
 	mu        sync.Mutex // protects the following, and what is in the streams
 	conn      *h2.Conn
-	writing   bool        // a goroutine writes
-	waiting   []*h2Stream // for room in the buffer
-	running   int         // streams with a goroutine
-	lost      bool        // nothing can be sent any more
-	departing bool        // the first GOAWAY was sent
-	closing   bool        // to be closed when everything is sent
-	armed     time.Time   // the read deadline
+	writing   bool      // a goroutine writes
+	waiting   []bell    // of streams that wait for room in the buffer, or did
+	running   int       // streams with a goroutine
+	lost      bool      // nothing can be sent any more
+	departing bool      // the first GOAWAY was sent
+	closing   bool      // to be closed when everything is sent
+	armed     time.Time // the read deadline
 	lastRead  time.Time
 	idleSince time.Time // when the last stream ended
 	partial   time.Time // when what is incomplete began to come; zero: nothing is
@@ -257,8 +257,8 @@ func giveBackH2(b []byte) {
 
 // wake lets the streams go on that waited for room. mu is held.
 func (c *h2Conn) wake() {
-	for _, s := range c.waiting {
-		s.writable.ring()
+	for _, b := range c.waiting {
+		b.ring()
 	}
 	c.waiting = c.waiting[:0]
 }

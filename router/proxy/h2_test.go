@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"strconv"
@@ -193,6 +194,71 @@ func firstStatus(t *testing.T, fr *http2.Framer) string {
 			return f.PseudoValue("status")
 		case *http2.RSTStreamFrame, *http2.GoAwayFrame:
 			return "reset"
+		}
+	}
+}
+
+// TestH2InTurn: a stream is served as if there had been none before, however
+// those ended.
+func TestH2InTurn(t *testing.T) {
+	asked := make(chan struct{})
+	g := newRig(t, func(c *backend.Conn) {
+		for {
+			head, err := c.Head()
+			switch {
+			case err != nil:
+				return
+			case strings.Contains(head, "/never"):
+				asked <- struct{}{}
+				c.Wait()
+				return
+			case strings.Contains(head, "/early"): // whatever the body is
+				c.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+				return
+			}
+			body, err := c.Body(head)
+			if err != nil {
+				return
+			}
+			c.Send("HTTP/1.1 200 OK\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\nX-Twice: " + strconv.FormatBool(strings.Count(head, "Foo: ") > 1) + "\r\n\r\n" + body)
+		}
+	})
+	h2 := g.h2("")
+	records := 0
+	ask := func(method, path, body string) (string, error) {
+		t.Helper()
+		req := request(t, method, "https://h"+path, strings.NewReader(body))
+		req.Header.Set("Foo", "bar")
+		if path == "/never" {
+			ctx, cancel := context.WithCancel(t.Context())
+			req = req.WithContext(ctx)
+			go func() {
+				defer cancel()
+				<-asked
+			}()
+		}
+		resp, err := h2.RoundTrip(req)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		got, err := io.ReadAll(resp.Body)
+		return strconv.Itoa(resp.StatusCode) + resp.Header.Get("X-Twice") + string(got), err
+	}
+	for range 10 {
+		for _, tc := range []struct{ method, path, body, want string }{
+			{"POST", "/echo", "some words", "200falsesome words"},
+			{"GET", "/never", "", ""},
+			{"POST", "/echo", "more words than before", "200falsemore words than before"},
+			{"POST", "/early", strings.Repeat("x", 100_000), "413no"},
+			{"GET", "/echo", "", "200false"},
+		} {
+			got, err := ask(tc.method, tc.path, tc.body)
+			if got != tc.want || (err == nil) != (tc.want != "") {
+				t.Fatalf("%s %s: %q, %v; want %q", tc.method, tc.path, got, err, tc.want)
+			}
+			g.record(records) // it has ended
+			records++
 		}
 	}
 }

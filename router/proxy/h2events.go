@@ -16,13 +16,11 @@ func (c *h2Conn) Head(st *h2.Stream, h *h2.Head, end bool) {
 		st.Reset(h2.RefusedStream)
 		return
 	}
-	s := &h2Stream{c: c, st: st, in: h, ended: end, readable: newBell(), writable: newBell()}
+	s := newH2Stream(c, st, h, end)
 	st.Owner = s
-	s.x.front, s.x.rec = s, view.Record{Start: time.Now()}
-	s.x.ctx, s.x.peer = &s.life, c.peer
-	s.pace.begin(&c.e.opts.Timeouts)
 	c.running++
-	c.work.Go(s.serve)
+	c.work.Add(1)
+	go s.serve()
 }
 
 // Data implements h2.Handler.

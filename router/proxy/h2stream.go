@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/portico-ingress/portico/router/upstream"
@@ -18,18 +19,17 @@ const h2Hold = 4 << 10
 
 // h2Stream is one HTTP/2 stream as a front.
 type h2Stream struct {
-	c        *h2Conn    // const
-	st       *h2.Stream // const
-	in       *h2.Head   // const
-	life     upstream.Lifetime
-	readable bell
-	writable bell
+	h2Tools
+	c  *h2Conn    // const
+	st *h2.Stream // const
+	in *h2.Head   // const
+
+	life upstream.Lifetime // ends when the stream is closed before its time
 
 	// owned by the goroutine of the exchange
 	x        exchange
 	head     *responseHead // not sent yet
 	headSent bool
-	hold     []byte // body bytes not sent yet
 	sentEnd  bool
 	aborted  bool
 
@@ -43,6 +43,33 @@ type h2Stream struct {
 	// interrupted tells that the body is to be read from another goroutine.
 	interrupted bool
 	err         *h2.StreamError
+}
+
+// h2Tools are what a stream leaves to another one, perhaps of another connection.
+type h2Tools struct {
+	readable bell   // may have been rung for the stream before
+	writable bell   // likewise
+	hold     []byte // body bytes not sent yet; owned by the goroutine of the exchange
+}
+
+var h2Streams = sync.Pool{New: func() any {
+	return &h2Stream{h2Tools: h2Tools{readable: newBell(), writable: newBell()}}
+}}
+
+// newH2Stream returns a stream whose exchange can begin.
+func newH2Stream(c *h2Conn, st *h2.Stream, h *h2.Head, end bool) *h2Stream {
+	s := h2Streams.Get().(*h2Stream)
+	s.c, s.st, s.in, s.ended = c, st, h, end
+	s.x = exchange{ctx: &s.life, front: s, peer: c.peer, rec: view.Record{Start: c.lastRead}}
+	s.pace.begin(&c.e.opts.Timeouts)
+	return s
+}
+
+// recycle leaves the stream to others. Nobody may use it any more.
+func (s *h2Stream) recycle() {
+	*s = h2Stream{h2Tools: s.h2Tools}
+	s.hold = s.hold[:0]
+	h2Streams.Put(s)
 }
 
 // bell wakes the one goroutine that waits for it; rung before, it is not waited
@@ -72,8 +99,21 @@ func (b bell) wait(until time.Time) bool {
 
 // serve takes the stream from its request to the end of its response.
 func (s *h2Stream) serve() {
+	defer s.c.work.Done()
+	alone := s.run() && !s.life.Watched()
+	if !alone {
+		s.life.End(context.Canceled)
+	}
+	s.finish()
+	if alone {
+		s.recycle()
+	}
+}
+
+// run serves the request, and reports whether all went as it should: nobody is
+// left then who knows the stream.
+func (s *h2Stream) run() (ok bool) {
 	e := s.c.e
-	defer s.finish()
 	defer func() {
 		if v := recover(); v != nil {
 			e.notePanic(v, s.x.req.ID)
@@ -83,9 +123,10 @@ func (s *h2Stream) serve() {
 		s.x.req = view.Request{Proto: "HTTP/2.0", Conn: s.c.info, Client: s.c.info.Peer.Addr().Unmap(), ID: newID()}
 		s.x.answer(f)
 		e.report(&s.x)
-		return
+		return false
 	}
 	e.run(&s.x)
+	return s.x.rec.Reason == "" && !s.x.rec.Upgraded
 }
 
 // fill makes the view of the stream's request.
@@ -139,7 +180,6 @@ func (s *h2Stream) expectation() *fault {
 // is not waited for.
 func (s *h2Stream) finish() {
 	c := s.c
-	s.life.End(context.Canceled)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.discard()
@@ -324,7 +364,7 @@ func (s *h2Stream) send(p []byte, end bool, patience time.Duration) error {
 				return nil
 			}
 		} else {
-			c.waiting = append(c.waiting, s)
+			c.waiting = append(c.waiting, s.writable)
 		}
 		c.mu.Unlock()
 		rang := s.writable.wait(time.Now().Add(patience))

@@ -67,6 +67,14 @@ func (l *Lifetime) Done() <-chan struct{} {
 	return l.done
 }
 
+// Watched reports whether anybody has asked for Done, and so may hold the lifetime
+// still when the last request has ended.
+func (l *Lifetime) Watched() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done != nil
+}
+
 // Err implements context.Context. It returns the cause.
 func (l *Lifetime) Err() error {
 	l.mu.Lock()

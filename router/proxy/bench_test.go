@@ -2,16 +2,22 @@ package proxy
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"golang.org/x/sys/unix"
 
 	"github.com/portico-ingress/portico/router"
@@ -118,4 +124,81 @@ func BenchmarkRequest(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// batches is a client that sends ten requests on HTTP/2 as soon as the ten before
+// are answered, and its Engine's Observer.
+type batches struct {
+	net.Conn
+	left    int // requests to send
+	next    uint32
+	block   []byte
+	answers atomic.Int32
+	ready   chan struct{}
+}
+
+const batch = 10
+
+func (c *batches) Read(p []byte) (int, error) {
+	<-c.ready
+	if c.left <= 0 {
+		return 0, io.EOF
+	}
+	out := p[:0]
+	for range batch {
+		out = append(out, 0, 0, byte(len(c.block)), 1, 5)
+		out = binary.BigEndian.AppendUint32(out, c.next)
+		out = append(out, c.block...)
+		c.next += 2
+	}
+	c.left -= batch
+	return len(out), nil
+}
+
+func (c *batches) Write(p []byte) (int, error)      { return len(p), nil }
+func (c *batches) SetDeadline(time.Time) error      { return nil }
+func (c *batches) SetReadDeadline(time.Time) error  { return nil }
+func (c *batches) SetWriteDeadline(time.Time) error { return nil }
+func (c *batches) Close() error                     { return nil }
+
+// Observe implements Observer.
+func (c *batches) Observe(*view.Record) {
+	if c.answers.Add(1)%batch == 0 {
+		c.ready <- struct{}{}
+	}
+}
+
+// Respond implements ChallengeResponder.
+func (c *batches) Respond(context.Context, string, string) (string, bool) { return benchBody, true }
+
+// BenchmarkH2Front is what a request costs in the front of HTTP/2, without network,
+// TLS and backend.
+func BenchmarkH2Front(b *testing.B) {
+	var wire bytes.Buffer
+	fr, enc := http2.NewFramer(&wire, nil), hpack.NewEncoder(&wire)
+	wire.WriteString(http2.ClientPreface)
+	fr.WriteSettings()
+	fr.WriteWindowUpdate(0, 1<<31-1<<16) // for all that is to come
+	head := func() []byte {
+		var buf bytes.Buffer
+		start := wire.Len()
+		for _, f := range [][2]string{
+			{":method", "GET"}, {":scheme", "https"}, {":authority", "shop.example"}, {":path", "/.well-known/acme-challenge/x"},
+			{"user-agent", "bench"}, {"accept", "*/*"}, {"accept-encoding", "gzip, br"},
+		} {
+			enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+		}
+		buf.Write(wire.Bytes()[start:])
+		wire.Truncate(start)
+		return buf.Bytes()
+	}
+	first := head()
+	c := &batches{left: b.N, next: 3, block: head(), ready: make(chan struct{}, 1)}
+	c.answers.Store(batch - 1) // the first request is one by itself
+	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first, EndStream: true, EndHeaders: true})
+	e := New(Options{Observer: c, Challenges: c})
+	info := &view.Conn{TLS: &view.TLS{Protocol: "h2"}, Peer: netip.MustParseAddrPort("192.0.2.1:1")}
+	b.ReportAllocs()
+	b.ResetTimer()
+	e.serveH2(b.Context(), c, info, wire.Bytes())
 }

@@ -495,6 +495,43 @@ func TestResetsInVain(t *testing.T) {
 	}
 }
 
+// TestResetAmidFields: a stream may be reset here while the last fields of the peer
+// are on their way, in more than one frame.
+func TestResetAmidFields(t *testing.T) {
+	trailers := newRaw(true)
+	trailers.head(1, false, get...)
+	trailers.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndStream: true, BlockFragment: trailers.block("a", "b")})
+	server := newRecorder(Options{})
+	response := newRaw(false)
+	response.WriteSettings()
+	response.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: response.block(":status", "200")})
+	client := newRecorder(Options{Client: true})
+	s, err := client.conn.Open(&Head{Method: "GET", Scheme: "https", Authority: "h", Path: "/", Length: -1}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.streams[1] = s
+	for _, side := range []struct {
+		*recorder
+		raw *raw
+	}{{server, trailers}, {client, response}} {
+		begun := side.raw.Len()
+		side.raw.WriteContinuation(1, true, side.raw.block("c", "d"))
+		side.raw.WritePing(false, [8]byte{})
+		if err := feed(side.recorder, side.raw.Bytes()[:begun], begun); err != nil {
+			t.Fatal(err)
+		}
+		known := len(side.events)
+		side.streams[1].Reset(NoError)
+		if err := feed(side.recorder, side.raw.Bytes()[begun:], 1<<20); err != nil || len(side.events) != known {
+			t.Errorf("%v, %q", err, side.events)
+		}
+		if out := said(t, side.conn.Out()); out[len(out)-1] != "PING ack true" {
+			t.Errorf("the connection does not go on: %q", out)
+		}
+	}
+}
+
 func FuzzFeed(f *testing.F) {
 	seed := func(client bool, build func(*raw)) {
 		r := newRaw(!client)

@@ -320,11 +320,14 @@ func (c *Conn) complete(b *block) error {
 	if len(b.crumbs) > 0 {
 		b.head.Fields[b.cookie-1].Value = string(b.crumbs)
 	}
-	s := c.streams[b.id]
-	if b.trailers {
-		return c.completeTrailers(s, b)
-	}
-	if c.opts.Client {
+	if b.trailers || c.opts.Client {
+		s := c.streams[b.id]
+		switch {
+		case s == nil: // it was reset here since the block began
+			return nil
+		case b.trailers:
+			return c.completeTrailers(s, b)
+		}
 		return c.completeResponse(s, b)
 	}
 	if len(c.streams) >= c.opts.MaxStreams {
@@ -341,7 +344,7 @@ func (c *Conn) complete(b *block) error {
 	c.budget.earn(8)
 	h := b.head
 	h.Err = b.full
-	s = c.newStream(b.id)
+	s := c.newStream(b.id)
 	s.head, s.length, s.recvEnded = true, h.Length, b.end
 	if b.end && h.Length > 0 {
 		return c.mistake(b.id, ProtocolError, "less DATA than Content-Length says")

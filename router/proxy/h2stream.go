@@ -65,8 +65,9 @@ func newH2Stream(c *h2Conn, st *h2.Stream, h *h2.Head, end bool) *h2Stream {
 	return s
 }
 
-// recycle leaves the stream to others. Nobody may use it any more.
+// recycle leaves the stream to others. Nobody may use it any more. c.mu is held.
 func (s *h2Stream) recycle() {
+	s.st.Free(s.in)
 	*s = h2Stream{h2Tools: s.h2Tools}
 	s.hold = s.hold[:0]
 	h2Streams.Put(s)
@@ -104,10 +105,7 @@ func (s *h2Stream) serve() {
 	if !alone {
 		s.life.End(context.Canceled)
 	}
-	s.finish()
-	if alone {
-		s.recycle()
-	}
+	s.finish(alone)
 }
 
 // run serves the request, and reports whether all went as it should: nobody is
@@ -177,8 +175,8 @@ func (s *h2Stream) expectation() *fault {
 }
 
 // finish leaves nothing of the stream behind. A request body that nobody wants
-// is not waited for.
-func (s *h2Stream) finish() {
+// is not waited for. alone tells that nobody else knows the stream.
+func (s *h2Stream) finish(alone bool) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,6 +195,9 @@ func (s *h2Stream) finish() {
 		c.departed()
 	}
 	c.flush()
+	if alone {
+		s.recycle()
+	}
 }
 
 // discard drops what was received. c.mu is held.

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,6 +65,7 @@ func (g *rig) Observe(r *view.Record) {
 	g.mu.Lock()
 	rec := *r
 	req := *r.Request
+	req.Fields = slices.Clone(req.Fields)
 	rec.Request = &req
 	g.records = append(g.records, rec)
 	g.mu.Unlock()

@@ -532,6 +532,35 @@ func TestResetAmidFields(t *testing.T) {
 	}
 }
 
+// TestFreedStream: what is still to come for a stream does not reach the one that
+// has its place.
+func TestFreedStream(t *testing.T) {
+	for range 100 {
+		raw := newRaw(true)
+		raw.head(1, false, get...)
+		raw.WriteData(1, true, []byte("hello"))
+		old, next := newRecorder(Options{}), newRecorder(Options{})
+		split := raw.Len() - 3
+		if err := feed(old, raw.Bytes()[:split], split); err != nil {
+			t.Fatal(err)
+		}
+		s := old.streams[1]
+		s.Reset(NoError)
+		s.Free(new(Head))
+		if err := feed(next, raw.Bytes()[:split], split); err != nil {
+			t.Fatal(err)
+		}
+		if err := feed(old, raw.Bytes()[split:], 3); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []*recorder{old, next} {
+			if want := []string{"head 1 GET https://h/", "data 1 he"}; !slices.Equal(r.events, want) {
+				t.Fatalf("%q, want %q", r.events, want)
+			}
+		}
+	}
+}
+
 func FuzzFeed(f *testing.F) {
 	seed := func(client bool, build func(*raw)) {
 		r := newRaw(!client)

@@ -3,6 +3,7 @@ package h2
 import (
 	"encoding/binary"
 	"strings"
+	"sync"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -25,6 +26,27 @@ type Head struct {
 	Length int64
 	// Err is why a well-formed head is refused; an answer can be given.
 	Err *wire.Error
+}
+
+// keptFields are how many fields a head has room for that is used again.
+const keptFields = 24
+
+var heads = sync.Pool{New: func() any { return &Head{Fields: make(view.Fields, 0, keptFields)} }}
+
+func newHead() *Head {
+	h := heads.Get().(*Head)
+	h.Length = -1
+	return h
+}
+
+func (h *Head) free() {
+	fields := h.Fields[:cap(h.Fields)] // the room behind them may have been used
+	if len(fields) != keptFields {
+		return
+	}
+	clear(fields)
+	*h = Head{Fields: fields[:0]}
+	heads.Put(h)
 }
 
 // block is a header block while it arrives and is decoded.
@@ -60,7 +82,7 @@ func (c *Conn) onHeaders(h header, p []byte) error {
 	if err != nil {
 		return err
 	}
-	c.block = block{id: h.id, end: h.has(flagEndStream), head: &Head{Length: -1}}
+	c.block = block{id: h.id, end: h.has(flagEndStream), head: newHead()}
 	if err := c.admitHeaders(h.id, selfish); err != nil {
 		return err
 	}
@@ -93,20 +115,20 @@ func (c *Conn) admitHeaders(id uint32, selfish bool) error {
 	if selfish {
 		b.bad = "a stream that depends on itself"
 	}
-	if s := c.streams[id]; s != nil {
-		if s.recvEnded {
-			b.unwanted = true
-			return c.mistake(id, StreamClosed, "HEADERS after END_STREAM")
-		}
-		b.trailers = s.head
-		return nil
-	}
 	if !c.opts.Client && c.idle(id) {
 		c.lastPeer = id
 		if id > c.lastSaid { // after GOAWAY, as the client knows
 			b.unwanted = true
 			c.over.add(id, resetHere)
 		}
+		return nil
+	}
+	if s := c.streams[id]; s != nil {
+		if s.recvEnded {
+			b.unwanted = true
+			return c.mistake(id, StreamClosed, "HEADERS after END_STREAM")
+		}
+		b.trailers = s.head
 		return nil
 	}
 	b.unwanted = true

@@ -1,6 +1,9 @@
 package h2
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"sync"
+)
 
 // Stream is one request and its response. It belongs to its Conn's owner.
 type Stream struct {
@@ -31,10 +34,24 @@ func (s *Stream) ID() uint32 { return s.id }
 // Done reports whether the stream is over, one way or another.
 func (s *Stream) Done() bool { return s.gone }
 
+var streams = sync.Pool{New: func() any { return new(Stream) }}
+
 func (c *Conn) newStream(id uint32) *Stream {
-	s := &Stream{conn: c, id: id, sendWindow: c.peer.initialWindow, recvWindow: c.opts.StreamWindow, length: -1}
+	s := streams.Get().(*Stream)
+	*s = Stream{conn: c, id: id, sendWindow: c.peer.initialWindow, recvWindow: c.opts.StreamWindow, length: -1}
 	c.streams[id] = s
 	return s
+}
+
+// Free leaves a stream that is over, and its head, to others. To call it is
+// optional; afterwards nobody may use either any more.
+func (s *Stream) Free(h *Head) {
+	if s.conn.data.s == s {
+		s.conn.data.s = nil
+	}
+	*s = Stream{}
+	streams.Put(s)
+	h.free()
 }
 
 // closing is why a stream is not open any more.

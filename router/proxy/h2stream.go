@@ -67,7 +67,7 @@ func newH2Stream(c *h2Conn, st *h2.Stream, h *h2.Head, end bool) *h2Stream {
 
 // recycle leaves the stream to others. Nobody may use it any more. c.mu is held.
 func (s *h2Stream) recycle() {
-	s.st.Free(s.in)
+	s.st.Free()
 	*s = h2Stream{h2Tools: s.h2Tools}
 	s.hold = s.hold[:0]
 	h2Streams.Put(s)

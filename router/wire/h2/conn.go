@@ -50,7 +50,8 @@ func (o *Options) setDefaults() {
 // Handler is told what the peer does.
 type Handler interface {
 	// Head is the head of a request or of a response; a client also gets
-	// informational responses. Its Fields are the Handler's from then on.
+	// informational responses. Its Fields are the Handler's from then on, those of
+	// a request until Stream.Free.
 	// With end, nothing follows.
 	Head(s *Stream, h *Head, end bool)
 	// Data is a part of a body, valid during the call. Consume makes room

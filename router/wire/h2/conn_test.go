@@ -546,7 +546,7 @@ func TestFreedStream(t *testing.T) {
 		}
 		s := old.streams[1]
 		s.Reset(NoError)
-		s.Free(new(Head))
+		s.Free()
 		if err := feed(next, raw.Bytes()[:split], split); err != nil {
 			t.Fatal(err)
 		}

@@ -3,7 +3,6 @@ package h2
 import (
 	"encoding/binary"
 	"strings"
-	"sync"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -28,27 +27,6 @@ type Head struct {
 	Err *wire.Error
 }
 
-// keptFields are how many fields a head has room for that is used again.
-const keptFields = 24
-
-var heads = sync.Pool{New: func() any { return &Head{Fields: make(view.Fields, 0, keptFields)} }}
-
-func newHead() *Head {
-	h := heads.Get().(*Head)
-	h.Length = -1
-	return h
-}
-
-func (h *Head) free() {
-	fields := h.Fields[:cap(h.Fields)] // the room behind them may have been used
-	if len(fields) != keptFields {
-		return
-	}
-	clear(fields)
-	*h = Head{Fields: fields[:0]}
-	heads.Put(h)
-}
-
 // block is a header block while it arrives and is decoded.
 type block struct {
 	id       uint32 // of the stream; 0: no block is under way
@@ -59,10 +37,11 @@ type block struct {
 	parts    int  // frames
 
 	head    *Head
-	pseudo  int    // pseudo-header fields seen, by bit
-	regular bool   // a regular field was seen
-	cookie  int    // index of the cookie field + 1
-	crumbs  []byte // what cookie lines are joined to, if there are several
+	stream  *Stream // of a new request, not open yet
+	pseudo  int     // pseudo-header fields seen, by bit
+	regular bool    // a regular field was seen
+	cookie  int     // index of the cookie field + 1
+	crumbs  []byte  // what cookie lines are joined to, if there are several
 	host    string
 	list    int    // decoded size (RFC 9113 §6.5.2)
 	bad     string // what makes it malformed
@@ -82,9 +61,13 @@ func (c *Conn) onHeaders(h header, p []byte) error {
 	if err != nil {
 		return err
 	}
-	c.block = block{id: h.id, end: h.has(flagEndStream), head: newHead()}
+	b := &c.block
+	*b = block{id: h.id, end: h.has(flagEndStream)}
 	if err := c.admitHeaders(h.id, selfish); err != nil {
 		return err
+	}
+	if b.head == nil {
+		b.head = &Head{Length: -1}
 	}
 	return c.fragment(h, fragment)
 }
@@ -120,7 +103,10 @@ func (c *Conn) admitHeaders(id uint32, selfish bool) error {
 		if id > c.lastSaid { // after GOAWAY, as the client knows
 			b.unwanted = true
 			c.over.add(id, resetHere)
+			return nil
 		}
+		b.stream = c.newStream(id)
+		b.head = &b.stream.request
 		return nil
 	}
 	if s := c.streams[id]; s != nil {
@@ -366,7 +352,8 @@ func (c *Conn) complete(b *block) error {
 	c.budget.earn(8)
 	h := b.head
 	h.Err = b.full
-	s := c.newStream(b.id)
+	s := b.stream
+	s.begin()
 	s.head, s.length, s.recvEnded = true, h.Length, b.end
 	if b.end && h.Length > 0 {
 		return c.mistake(b.id, ProtocolError, "less DATA than Content-Length says")

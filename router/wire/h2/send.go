@@ -26,6 +26,7 @@ func (c *Conn) Open(h *Head, end bool) (*Stream, error) {
 		return nil, ErrNoStream
 	}
 	s := c.newStream(c.nextOwn)
+	s.begin()
 	c.nextOwn += 2
 	s.sentHead, s.sendEnded, s.bodiless = true, end, h.Method == "HEAD"
 	start := c.beginBlock()

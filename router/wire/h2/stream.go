@@ -3,6 +3,8 @@ package h2
 import (
 	"encoding/binary"
 	"sync"
+
+	"github.com/portico-ingress/portico/router/view"
 )
 
 // Stream is one request and its response. It belongs to its Conn's owner.
@@ -10,8 +12,9 @@ type Stream struct {
 	// Owner is the driver's.
 	Owner any
 
-	conn *Conn
-	id   uint32
+	conn    *Conn
+	id      uint32
+	request Head // of a client
 
 	sendWindow int64
 	recvWindow int
@@ -34,24 +37,43 @@ func (s *Stream) ID() uint32 { return s.id }
 // Done reports whether the stream is over, one way or another.
 func (s *Stream) Done() bool { return s.gone }
 
-var streams = sync.Pool{New: func() any { return new(Stream) }}
+// keptFields are how many fields of a request a stream has room for that is used
+// again.
+const keptFields = 24
 
+var streams = sync.Pool{New: func() any { return &Stream{request: Head{Fields: make(view.Fields, 0, keptFields)}} }}
+
+// newStream returns a stream that is not open yet.
 func (c *Conn) newStream(id uint32) *Stream {
 	s := streams.Get().(*Stream)
-	*s = Stream{conn: c, id: id, sendWindow: c.peer.initialWindow, recvWindow: c.opts.StreamWindow, length: -1}
-	c.streams[id] = s
+	*s = Stream{conn: c, id: id, recvWindow: c.opts.StreamWindow, length: -1, request: Head{Fields: s.request.Fields, Length: -1}}
 	return s
 }
 
-// Free leaves a stream that is over, and its head, to others. To call it is
-// optional; afterwards nobody may use either any more.
-func (s *Stream) Free(h *Head) {
+// begin opens the stream.
+func (s *Stream) begin() {
+	s.sendWindow = s.conn.peer.initialWindow
+	s.conn.streams[s.id] = s
+}
+
+// Free leaves a stream that is over to others, with the Head of its request. To
+// call it is optional; afterwards nobody may use either any more.
+func (s *Stream) Free() {
 	if s.conn.data.s == s {
 		s.conn.data.s = nil
 	}
-	*s = Stream{}
+	fields := s.request.Fields[:cap(s.request.Fields)]
+	if len(fields) != keptFields {
+		return
+	}
+	for i := range fields { // as far as they were used
+		if fields[i] == (view.Field{}) {
+			break
+		}
+		fields[i] = view.Field{}
+	}
+	*s = Stream{request: Head{Fields: fields[:0]}}
 	streams.Put(s)
-	h.free()
 }
 
 // closing is why a stream is not open any more.

@@ -17,6 +17,51 @@ var staticNames = map[string]uint8{
 	"strict-transport-security": 56, "transfer-encoding": 57, "user-agent": 58, "vary": 59, "via": 60, "www-authenticate": 61,
 }
 
+// staticName is an entry of staticNames.
+type staticName struct {
+	name  string
+	index uint8
+}
+
+// staticByLength finds a name with few comparisons.
+var staticByLength = func() (by [longestStaticName + 1][]staticName) {
+	for name, i := range staticNames {
+		by[len(name)] = append(by[len(name)], staticName{name, i})
+	}
+	return by
+}()
+
+// staticIndex returns the index of a name in the static table, 0 if it has none.
+// Letters may be in upper case.
+func staticIndex(name string) uint8 {
+	if len(name) > longestStaticName {
+		return 0
+	}
+	for _, e := range staticByLength[len(name)] {
+		if isLowerOf(e.name, name) {
+			return e.index
+		}
+	}
+	return 0
+}
+
+// isLowerOf compares names of one length.
+func isLowerOf(lower, name string) bool {
+	for i := range len(lower) {
+		if lowerByte(name[i]) != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func lowerByte(c byte) byte {
+	if c >= 'A' && c <= 'Z' {
+		c |= 0x20
+	}
+	return c
+}
+
 // whole are fields of the static table with their values.
 var whole = map[string]uint8{
 	":method\x00GET": 2, ":method\x00POST": 3, ":path\x00/": 4, ":scheme\x00http": 6, ":scheme\x00https": 7,
@@ -74,29 +119,23 @@ func appendLiteralBytes(b []byte, name string, value []byte) []byte {
 // appendName begins a literal field: never to be indexed where it is a secret,
 // so that no proxy behind does it either (RFC 7541 §7.1.3).
 func appendName(b []byte, name string) []byte {
-	var buf [longestStaticName]byte
-	pattern := byte(0)
-	if len(name) <= len(buf) {
-		lower := appendLower(buf[:0], name)
-		if i, ok := staticNames[string(lower)]; ok {
-			if i == 23 || i == 32 || i == 55 {
-				pattern = 0x10
-			}
-			return appendInt(b, pattern, 4, int(i))
-		}
+	switch i := staticIndex(name); i {
+	case 0:
+		b = append(b, 0)
+		b = appendInt(b, 0, 7, len(name))
+		return appendLower(b, name)
+	case 23, 32, 55: // authorization, cookie, set-cookie
+		return appendInt(b, 0x10, 4, int(i))
+	default:
+		return appendInt(b, 0, 4, int(i))
 	}
-	b = append(b, pattern)
-	b = appendInt(b, 0, 7, len(name))
-	return appendLower(b, name)
 }
 
 func appendLower(b []byte, s string) []byte {
-	for i := range len(s) {
-		c := s[i]
-		if c >= 'A' && c <= 'Z' {
-			c |= 0x20
-		}
-		b = append(b, c)
+	start := len(b)
+	b = append(b, s...)
+	for i, c := range b[start:] {
+		b[start+i] = lowerByte(c)
 	}
 	return b
 }

@@ -215,11 +215,13 @@ func (c *h2Conn) flush() {
 		return
 	}
 	c.writing = true
-	c.work.Go(c.write)
+	c.work.Add(1)
+	go c.write()
 }
 
 // write sends all that there is, as often as there is more.
 func (c *h2Conn) write() {
+	defer c.work.Done()
 	runtime.Gosched() // streams that are ready add their frames: one write for all
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -20,9 +20,10 @@ const h2Hold = 4 << 10
 // h2Stream is one HTTP/2 stream as a front.
 type h2Stream struct {
 	h2Tools
-	c  *h2Conn    // const
-	st *h2.Stream // const
-	in *h2.Head   // const
+	c     *h2Conn    // const
+	st    *h2.Stream // const
+	in    *h2.Head   // const
+	whole bool       // const; nothing followed the head
 
 	life upstream.Lifetime // ends when the stream is closed before its time
 
@@ -59,8 +60,8 @@ var h2Streams = sync.Pool{New: func() any {
 // newH2Stream returns a stream whose exchange can begin.
 func newH2Stream(c *h2Conn, st *h2.Stream, h *h2.Head, end bool) *h2Stream {
 	s := h2Streams.Get().(*h2Stream)
-	s.c, s.st, s.in, s.ended = c, st, h, end
-	s.x = exchange{ctx: &s.life, front: s, peer: c.peer, rec: view.Record{Start: c.lastRead}}
+	s.c, s.st, s.in, s.whole, s.ended = c, st, h, end, end
+	s.x.ctx, s.x.front, s.x.peer, s.x.rec.Start = &s.life, s, c.peer, c.lastRead
 	s.pace.begin(&c.e.opts.Timeouts)
 	return s
 }
@@ -68,7 +69,9 @@ func newH2Stream(c *h2Conn, st *h2.Stream, h *h2.Head, end bool) *h2Stream {
 // recycle leaves the stream to others. Nobody may use it any more. c.mu is held.
 func (s *h2Stream) recycle() {
 	s.st.Free()
-	*s = h2Stream{h2Tools: s.h2Tools}
+	tools := s.h2Tools
+	*s = h2Stream{} // before the tools are set, or it would be made and then copied
+	s.h2Tools = tools
 	s.hold = s.hold[:0]
 	h2Streams.Put(s)
 }
@@ -147,7 +150,7 @@ func (s *h2Stream) fill() *fault {
 	switch {
 	case h.Protocol != "":
 		return s.fillTunnel()
-	case s.complete():
+	case s.whole || s.complete():
 		x.length = 0
 	default:
 		x.length = h.Length

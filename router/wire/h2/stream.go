@@ -46,7 +46,7 @@ var streams = sync.Pool{New: func() any { return &Stream{request: Head{Fields: m
 // newStream returns a stream that is not open yet.
 func (c *Conn) newStream(id uint32) *Stream {
 	s := streams.Get().(*Stream)
-	*s = Stream{conn: c, id: id, recvWindow: c.opts.StreamWindow, length: -1, request: Head{Fields: s.request.Fields, Length: -1}}
+	s.conn, s.id, s.recvWindow, s.length, s.request.Length = c, id, c.opts.StreamWindow, -1, -1
 	return s
 }
 
@@ -72,7 +72,8 @@ func (s *Stream) Free() {
 		}
 		fields[i] = view.Field{}
 	}
-	*s = Stream{request: Head{Fields: fields[:0]}}
+	*s = Stream{} // before the room is set, or it would be made and then copied
+	s.request.Fields = fields[:0]
 	streams.Put(s)
 }
 

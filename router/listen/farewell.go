@@ -2,6 +2,7 @@ package listen
 
 import (
 	"net"
+	"sync"
 	"time"
 )
 
@@ -10,10 +11,13 @@ const holdMost = 16 << 10
 
 // farewell is the TCP connection that a TLS one is on. It can hold back what is
 // written last, so that it leaves together with the close_notify behind it: one
-// packet less to make and to take. Owned by who writes.
+// packet less to make and to take. Safe for concurrent use: TLS writes by itself too,
+// when it is closed to cut the connection, and where a read asks for an answer.
 type farewell struct {
 	net.Conn
-	tcp     *net.TCPConn // Conn
+	tcp *net.TCPConn // const; Conn
+
+	mu      sync.Mutex // protects the following
 	held    []byte
 	holding bool
 	stall   time.Duration // that what is held may take
@@ -24,21 +28,34 @@ func (f *farewell) TCPConn() (*net.TCPConn, bool) { return f.tcp, true }
 
 // Hold has what is written from now on wait for Release, which may then take as
 // long as stall. Nothing but the end of the connection may follow.
-func (f *farewell) Hold(stall time.Duration) { f.holding, f.stall = true, stall }
+func (f *farewell) Hold(stall time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holding, f.stall = true, stall
+}
 
 // Write implements io.Writer.
 func (f *farewell) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.holding && len(f.held)+len(p) <= holdMost {
 		f.held = append(f.held, p...)
 		return len(p), nil
 	}
-	f.Release()
+	f.release()
 	return f.tcp.Write(p)
 }
 
 // Release sends what is held back. An error is the connection's end, which is near
 // anyway.
 func (f *farewell) Release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.release()
+}
+
+// release is Release with mu held.
+func (f *farewell) release() {
 	held := f.held
 	f.held, f.holding = nil, false
 	if len(held) > 0 {

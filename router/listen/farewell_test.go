@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,18 @@ func (l last) ServeConn(_ context.Context, c net.Conn, _ *view.Conn) {
 	}
 }
 
+// cutting is a handler whose connection is cut while it holds its last bytes back.
+type cutting struct{ done chan struct{} }
+
+func (h cutting) ServeConn(_ context.Context, c net.Conn, _ *view.Conn) {
+	defer close(h.done)
+	var wg sync.WaitGroup
+	wg.Go(func() { c.Close() })
+	c.(*tls.Conn).NetConn().(*farewell).Hold(time.Minute)
+	_, _ = c.Write([]byte("bye"))
+	wg.Wait()
+}
+
 // counted counts the reads that returned something.
 type counted struct {
 	net.Conn
@@ -37,30 +50,38 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestFarewell: what is held back arrives whole, with the end behind it.
-func TestFarewell(t *testing.T) {
+// secured returns the two sides of TLS for a.example.
+func secured(t *testing.T) (*TLS, *tls.Config) {
+	t.Helper()
 	ca := testcert.New(t)
 	certPEM, keyPEM := ca.Leaf("a.example")
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true}
-	covers := func(name string) (string, func(string) bool) { return name, nil }
+	return &TLS{
+		Config: &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true},
+		Covers: func(name string) (string, func(string) bool) { return name, nil },
+	}, &tls.Config{ServerName: "a.example", RootCAs: ca.Pool()}
+}
+
+// TestFarewell: what is held back arrives whole, with the end behind it.
+func TestFarewell(t *testing.T) {
+	secure, client := secured(t)
 	for name, parts := range map[string]last{
 		"little": {[]byte("one"), []byte("two")},
 		"much":   {bytes.Repeat([]byte("x"), 3*holdMost), []byte("end")},
 		"both":   {[]byte("one"), bytes.Repeat([]byte("y"), 3*holdMost)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := start(t, Options{Listeners: []Listener{{Socket: socket(t), TLS: &TLS{Config: config, Covers: covers}}}, Handler: parts})
+			s := start(t, Options{Listeners: []Listener{{Socket: socket(t), TLS: secure}}, Handler: parts})
 			nc, err := net.Dial("tcp", s.addr())
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer nc.Close()
 			raw := &counted{Conn: nc}
-			c := tls.Client(raw, &tls.Config{ServerName: "a.example", RootCAs: ca.Pool()})
+			c := tls.Client(raw, client)
 			if err := c.Handshake(); err != nil {
 				t.Fatal(err)
 			}
@@ -74,4 +95,17 @@ func TestFarewell(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFarewellIsCut: closing it meanwhile is no race.
+func TestFarewellIsCut(t *testing.T) {
+	secure, client := secured(t)
+	h := cutting{make(chan struct{})}
+	s := start(t, Options{Listeners: []Listener{{Socket: socket(t), TLS: secure}}, Handler: h})
+	c, err := tls.Dial("tcp", s.addr(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	<-h.done
 }

@@ -119,7 +119,10 @@ func (c *h1Conn) End(trailers view.Fields) error {
 
 // hold has the last bytes leave with what says that they are the last.
 func (c *h1Conn) hold() {
-	if tc, ok := c.nc.(*tls.Conn); ok && c.body.ended {
+	if c.body.framing != wire.NoBody || !c.body.ended {
+		return // the body may be on its way still, and nothing is to wait for it
+	}
+	if tc, ok := c.nc.(*tls.Conn); ok {
 		if f, ok := tc.NetConn().(farewell); ok {
 			f.Hold(c.e.opts.Timeouts.WriteStall)
 		}

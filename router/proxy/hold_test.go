@@ -65,3 +65,31 @@ func TestHold(t *testing.T) {
 		})
 	}
 }
+
+// TestHeadBeforeItsBody: a head is passed on although a chunk has begun behind it.
+func TestHeadBeforeItsBody(t *testing.T) {
+	seen := make(chan struct{})
+	g := newRig(t, func(c *backend.Conn) {
+		if _, err := c.Head(); err != nil {
+			return
+		}
+		c.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2")
+		<-seen
+		c.Send("\r\nok\r\n0\r\n\r\n")
+	})
+	c := g.dial()
+	c.SetDeadline(time.Now().Add(2 * time.Second))
+	c.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+	t.Cleanup(func() {
+		select {
+		case <-seen:
+		default:
+			close(seen)
+		}
+	})
+	resp := c.response("GET")
+	close(seen)
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "ok" {
+		t.Errorf("%q, %v", body, err)
+	}
+}

@@ -29,8 +29,9 @@ type Response struct {
 // exchange is a request and its response as the protocol towards the backend
 // holds them.
 type exchange interface {
-	// Read reads the body. It returns as soon as there is anything; io.EOF
-	// only at the true end, ErrTruncated where the backend stopped before.
+	// Read reads the body. It returns as soon as there is anything, be it what
+	// frames the body: 0 bytes, then; io.EOF only at the true end, ErrTruncated
+	// where the backend stopped before.
 	Read(p []byte) (int, error)
 	// Ready reports whether Read can return without waiting for the backend.
 	Ready() bool
@@ -215,8 +216,8 @@ func (r *h1Exchange) readChunked(p []byte) (int, error) {
 			return total, io.EOF
 		case c.r < c.w:
 			continue
-		case total > 0:
-			return total, nil
+		case total > 0 || n > 0:
+			return total, nil // who reads looks whether it is Ready before it waits
 		}
 		r.await()
 		if err := c.fill(); err == io.EOF {

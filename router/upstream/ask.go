@@ -11,8 +11,8 @@ func (c *conn) asks(req *Request) bool {
 // send sends the request's head, and waits for the answer where it can do so at once.
 func (c *conn) send(req *Request) (n int, err error) {
 	timeouts := &c.registry().opts.Timeouts
-	now := req.Start
-	if now.IsZero() {
+	now := req.now
+	if req.now = (time.Time{}); now.IsZero() {
 		now = time.Now()
 	}
 	c.limitRead(now, timeouts.Head)

@@ -68,8 +68,14 @@ func (c *conn) registry() *Registry { return c.lane.addr.reg }
 // answer to the next request (response-queue poisoning). Where send looks for them
 // it is not done here.
 func (c *conn) fresh(ctx context.Context, req *Request) bool {
+	if c.lane.addr.key.host != "" {
+		req.now = time.Time{} // a lookup may take its time
+		if !c.current(ctx) {
+			return false
+		}
+	}
 	switch {
-	case c.socket == nil || c.lane.addr.key.host != "" && !c.current(ctx) || !c.quietInside():
+	case c.socket == nil || !c.quietInside():
 		return false
 	case c.asks(req):
 		return true

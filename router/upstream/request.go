@@ -38,8 +38,12 @@ type Request struct {
 	// Client is told of each 1xx response but 101, and of 100 only with
 	// Continue. May be nil.
 	Client Informer
-	// Start is when the request began to be sent. Zero: when Do is called.
+	// Start is when Do is called, if the caller knows.
 	Start time.Time
+
+	// now is the time, as long as nothing was waited for since Start; zero: it is
+	// not known.
+	now time.Time
 }
 
 // Informer passes informational responses on.
@@ -124,6 +128,7 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 		return nil, err
 	}
 	p.budget.earn()
+	req.now = req.Start
 	attempts := min(p.reg.opts.Attempts, maxAttempts)
 	req.keep(w.protocol.HTTP2())
 	var tried [maxAttempts]*Target
@@ -171,8 +176,11 @@ func (p *Pool) mayRepeat() bool {
 
 // roundTrip uses an old connection if there is one, else a new one.
 func (p *Pool) roundTrip(ctx context.Context, l *lane, req *Request) (resp *Response, err *Error) {
-	if err := l.addr.enter(ctx); err != nil {
-		return nil, err
+	if !l.addr.tryEnter() {
+		req.now = time.Time{}
+		if err := l.addr.enter(ctx); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		if resp == nil {
@@ -190,6 +198,7 @@ func (p *Pool) roundTrip(ctx context.Context, l *lane, req *Request) (resp *Resp
 			break
 		}
 	}
+	req.now = time.Time{}
 	c, err := l.connect(ctx)
 	if err != nil {
 		return nil, err

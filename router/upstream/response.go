@@ -45,9 +45,9 @@ type exchange interface {
 	// Sent reports whether the whole request body has been taken from the
 	// client.
 	Sent() bool
-	// Close ends the exchange; it is called once, and nothing after it. The connection is kept for another request
-	// only if this one ended cleanly on both sides: request sent, response
-	// read to its end, nothing left over. What is left of the request body is
+	// Close ends the exchange; it is called once, and nothing after it. The
+	// connection is kept for another request only if this one ended cleanly on
+	// both sides: request sent, response read to its end, nothing left over. What is left of the request body is
 	// not read; reading it has ended when Close returns.
 	Close()
 	// Hijack hands out the connection after a 101, with the bytes that came
@@ -307,6 +307,7 @@ func (r *h1Exchange) Close() {
 	if c.idleSince = r.At; r.waited {
 		c.idleSince = time.Now()
 	}
+	*r = h1Exchange{closed: true} // an unused connection holds nothing of a client's
 	c.lane.put(c)
 }
 

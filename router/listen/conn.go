@@ -72,10 +72,9 @@ func shakeHands(ctx context.Context, c *tls.Conn) error {
 	return err
 }
 
-// closeTLS says goodbye (close_notify) without waiting for a peer that does not
-// read.
+// closeTLS says goodbye (close_notify). For a peer that does not read, crypto/tls
+// waits five seconds.
 func closeTLS(c *tls.Conn) {
-	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 	_ = c.CloseWrite()
 	if f, ok := c.NetConn().(*farewell); ok {
 		f.Release()

@@ -289,7 +289,6 @@ type farewell interface {
 func part(nc net.Conn) {
 	if tc, ok := nc.(*tls.Conn); ok {
 		if _, ok := tc.NetConn().(farewell); ok {
-			tc.SetWriteDeadline(time.Now().Add(time.Second)) // for the close_notify
 			_ = closeWrite(tc)
 		}
 	}

@@ -279,7 +279,7 @@ func TestMaxConnsIsTold(t *testing.T) {
 	log := funcr.New(func(_, line string) { told <- line }, funcr.Options{})
 	s := start(t, Options{MaxConns: 1, Log: log})
 	c, r := dial(t, s)
-	ask(t, c, r, "hello")
+	ask(t, c, r, "hold")
 	for range 20 {
 		_, r := dial(t, s)
 		if _, err := r.ReadByte(); err != io.EOF {

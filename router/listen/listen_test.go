@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,11 +217,10 @@ func TestHandshakeTimeout(t *testing.T) {
 // TestPanicCostsOneConnection: a handshake that panics ends its connection, and
 // the next one is served.
 func TestPanicCostsOneConnection(t *testing.T) {
-	first := true
+	var later atomic.Bool
 	s := start(t, Options{Listeners: []Listener{{Socket: socket(t), TLS: &TLS{Config: &tls.Config{
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			if first {
-				first = false
+			if !later.Swap(true) {
 				panic("a bug")
 			}
 			return nil, errors.New("refused")

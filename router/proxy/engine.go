@@ -79,7 +79,8 @@ type Timeouts struct {
 	// ReadHeader bounds a request head, from the first byte or, for the
 	// first request, from the start of the connection. Default: 10 s.
 	ReadHeader time.Duration
-	// Idle bounds the wait for the next request. Default: 75 s.
+	// Idle is how long the next request is waited for; it may be an eighth
+	// longer. Default: 75 s.
 	Idle time.Duration
 	// BodyGrace is how long a request body may take whatever its size;
 	// after that it must arrive with MinBodyRate on average until the

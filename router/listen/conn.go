@@ -22,31 +22,38 @@ const challengeProtocol = "acme-tls/1"
 // serve makes the connection ready (PROXY header, TLS) and hands it over. What
 // fails on the way is the client's business and only logged when asked for. A
 // panic costs one connection.
-func (s *Server) serve(ctx context.Context, conn net.Conn, t *TLS) {
+func (s *Server) serve(ctx context.Context, accepted net.Conn, t *TLS) {
+	over := func() { s.remove(accepted) }
 	defer func() {
 		if v := recover(); v != nil {
 			s.opts.Log.Error(nil, "panic while accepting a connection", "panic", v, "stack", string(debug.Stack()))
+			over()
 		}
 	}()
-	info := &view.Conn{Peer: addrPort(conn.RemoteAddr()), Local: addrPort(conn.LocalAddr())}
-	conn, err := s.proxyHeader(conn, info)
+	info := &view.Conn{Peer: addrPort(accepted.RemoteAddr()), Local: addrPort(accepted.LocalAddr())}
+	conn, err := s.proxyHeader(accepted, info)
 	if err != nil {
 		s.opts.Log.V(1).Info("refused a connection", "peer", info.Peer.String(), "reason", err.Error())
+		over()
 		return
 	}
 	if t != nil {
 		tlsConn, err := s.handshake(ctx, conn, t, info)
 		if err != nil {
 			s.opts.Log.V(1).Info("TLS handshake failed", "peer", info.Peer.String(), "reason", err.Error())
+			over()
 			return
 		}
-		defer closeTLS(tlsConn)
-		if info.TLS.Protocol == challengeProtocol {
-			return // the handshake was the answer
+		conn, over = tlsConn, func() {
+			closeTLS(tlsConn)
+			s.remove(accepted)
 		}
-		conn = tlsConn
+		if info.TLS.Protocol == challengeProtocol {
+			over() // the handshake was the answer
+			return
+		}
 	}
-	s.opts.Handler.ServeConn(ctx, conn, info)
+	s.opts.Handler.ServeConn(ctx, conn, info, over)
 }
 
 // shakeHands has the handshake done by a goroutine of its own, whose stack goes with

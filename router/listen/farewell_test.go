@@ -17,7 +17,8 @@ import (
 // last is a handler that holds its last bytes back.
 type last [][]byte
 
-func (l last) ServeConn(_ context.Context, c net.Conn, _ *view.Conn) {
+func (l last) ServeConn(_ context.Context, c net.Conn, _ *view.Conn, over func()) {
+	defer over()
 	c.(*tls.Conn).NetConn().(*farewell).Hold(time.Minute)
 	for _, p := range l {
 		_, _ = c.Write(p)

@@ -21,10 +21,11 @@ import (
 	"github.com/portico-ingress/portico/router/view"
 )
 
-// Handler serves one connection and returns when it is done with it; it need
-// not close it. ctx ends when the connection is to be cut.
+// Handler serves one connection. It calls over once when it is done with it,
+// perhaps after ServeConn has returned; it need not close it. ctx ends when the
+// connection is to be cut.
 type Handler interface {
-	ServeConn(ctx context.Context, c net.Conn, info *view.Conn)
+	ServeConn(ctx context.Context, c net.Conn, info *view.Conn, over func())
 }
 
 // TLS says how connections of a TLS listener are made.
@@ -255,10 +256,7 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, t *TLS) error {
 			s.tellRefused()
 			continue
 		}
-		go func() {
-			defer s.remove(conn)
-			s.serve(ctx, conn, t)
-		}()
+		go s.serve(ctx, conn, t)
 	}
 }
 

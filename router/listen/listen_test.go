@@ -30,7 +30,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // connections when a drain begins.
 type echo struct{ draining <-chan struct{} }
 
-func (e echo) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
+func (e echo) ServeConn(ctx context.Context, c net.Conn, info *view.Conn, over func()) {
+	defer over()
 	sni := "plain"
 	if info.TLS != nil {
 		sni = fmt.Sprintf("%s %s %v", info.TLS.ServerName, info.TLS.Protocol, info.TLS.Covers("a.example"))
@@ -409,6 +410,55 @@ func TestDrainServesWhoWaits(t *testing.T) {
 	if c, err := net.Dial("tcp", r.addr()); err == nil {
 		c.Close()
 		t.Error("it accepts still")
+	}
+}
+
+// leaver returns before its connections are over.
+type leaver chan func()
+
+func (l leaver) ServeConn(_ context.Context, _ net.Conn, _ *view.Conn, over func()) { l <- over }
+
+// TestHandlerReturnsFirst: a connection lives until its handler calls it over, and
+// a drain waits for that.
+func TestHandlerReturnsFirst(t *testing.T) {
+	ca := testcert.New(t)
+	cert, err := tls.X509KeyPair(ca.Leaf("a.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secure := &TLS{Config: &tls.Config{Certificates: []tls.Certificate{cert}}, Covers: func(name string) (string, func(string) bool) { return name, nil }}
+	for name, dial := range map[string]func(addr string) (net.Conn, error){
+		"plain": func(addr string) (net.Conn, error) { return net.Dial("tcp", addr) },
+		"TLS": func(addr string) (net.Conn, error) {
+			return tls.Dial("tcp", addr, &tls.Config{ServerName: "a.example", RootCAs: ca.Pool()})
+		},
+	} {
+		l := Listener{Socket: socket(t)}
+		if name == "TLS" {
+			l.TLS = secure
+		}
+		handler := make(leaver, 1)
+		s := New(Options{Listeners: []Listener{l}, Handler: handler, Log: logr.Discard()})
+		served, drained := make(chan error, 1), make(chan int, 1)
+		go func() { served <- s.Serve(t.Context()) }()
+		c, err := dial(Addr(l.Socket).String())
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		over := <-handler
+		go func() { drained <- s.Drain(t.Context()) }()
+		<-s.opts.Draining
+		if n := s.Stats().Open; n != 1 {
+			t.Errorf("%s: %d connections", name, n)
+		}
+		over()
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%s: the connection ended with %v", name, err)
+		}
+		if cut, err, n := <-drained, <-served, s.Stats().Open; cut != 0 || err != nil || n != 0 {
+			t.Errorf("%s: %d were cut, %d are left, %v", name, cut, n, err)
+		}
+		_ = c.Close()
 	}
 }
 

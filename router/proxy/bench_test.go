@@ -200,5 +200,5 @@ func BenchmarkH2Front(b *testing.B) {
 	info := &view.Conn{TLS: &view.TLS{Protocol: "h2"}, Peer: netip.MustParseAddrPort("192.0.2.1:1")}
 	b.ReportAllocs()
 	b.ResetTimer()
-	e.serveH2(b.Context(), c, info, wire.Bytes())
+	e.serveH2(b.Context(), c, info, wire.Bytes(), func() {})
 }

@@ -70,6 +70,8 @@ type Options struct {
 	Overloaded func() bool
 	// Draining is closed when graceful shutdown begins. May be nil.
 	Draining <-chan struct{}
+
+	parkAfter time.Duration // default: the constant
 }
 
 // Timeouts of the clients' side; those towards backends are
@@ -130,6 +132,7 @@ type Engine struct {
 	opts Options // const after New
 
 	panics atomic.Int64
+	lot    lot
 
 	mu      sync.Mutex // protects the following
 	conns   map[*h1Conn]struct{}
@@ -143,7 +146,7 @@ func New(opts Options) *Engine {
 	if opts.Limits == (wire.Limits{}) {
 		opts.Limits = wire.DefaultLimits
 	}
-	opts.Streams, opts.Resets = cmp.Or(opts.Streams, 250), cmp.Or(opts.Resets, 200)
+	opts.Streams, opts.Resets, opts.parkAfter = cmp.Or(opts.Streams, 250), cmp.Or(opts.Resets, 200), cmp.Or(opts.parkAfter, parkAfter)
 	if opts.Overloaded == nil {
 		opts.Overloaded = func() bool { return false }
 	}
@@ -168,23 +171,26 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
-// ServeConn serves one connection until it ends, and closes it. info must be
-// complete and is not written. When ctx ends the connection is cut, whatever is
+// ServeConn serves one connection until it ends, closes it, and calls over; it
+// returns before that when the connection is idle and needs no goroutine. info must
+// be complete and is not written. When ctx ends the connection is cut, whatever is
 // under way on it.
-func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn) {
-	defer part(c)
-	defer func() {
-		// A panic while serving a request is dealt with there; this is for
-		// what is around it, so that it costs one connection and no more.
-		if v := recover(); v != nil {
-			e.notePanic(v, "")
-		}
-	}()
+func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn, over func()) {
 	if info.TLS != nil && info.TLS.Protocol == "h2" {
-		e.serveH2(ctx, c, info, nil)
+		e.serveH2(ctx, c, info, nil, over)
 		return
 	}
-	e.serveH1(ctx, c, info)
+	e.serveH1(ctx, c, info, over)
+}
+
+// guard is deferred by what serves a connection. A panic while serving a request
+// is dealt with there; this is for what is around it, so that it costs one
+// connection and no more.
+func (e *Engine) guard(end func()) {
+	if v := recover(); v != nil {
+		e.notePanic(v, "")
+		end()
+	}
 }
 
 // Panics returns how many requests ended in a panic of the engine.

@@ -28,12 +28,29 @@ const (
 // while a request is under way, the request body and after that the watcher own
 // the read buffer.
 type h1Conn struct {
-	e    *Engine
-	nc   net.Conn
-	info *view.Conn
-	ctx  context.Context   // of the server
-	life upstream.Lifetime // of the requests
+	*h1Tools // nil while it is parked; set with mu held
 
+	e     *Engine           // const
+	nc    net.Conn          // const
+	info  *view.Conn        // const
+	ctx   context.Context   // const; of the server
+	over  func()            // const
+	uncut func() bool       // const; ends the wait for the end of ctx
+	life  upstream.Lifetime // of the requests
+	peer  string            // const; its address
+	reads readLimit
+
+	since  time.Time // when the connection came
+	served int
+
+	mu    sync.Mutex // protects the following, and the read deadline while idle
+	idle  bool
+	until time.Time // when it has been idle for too long
+	spot  parking
+}
+
+// h1Tools are what a connection needs unless it is parked. Others have them then.
+type h1Tools struct {
 	buf  []byte
 	r, w int // buf[r:w] is read but not consumed
 	head wire.RequestHead
@@ -41,42 +58,97 @@ type h1Conn struct {
 	body h1Body
 	resp h1Response
 	watch
-	reads  readLimit
-	peer   string
-	since  time.Time // when the connection came
-	served int
-
-	mu   sync.Mutex // protects the following, and the read deadline while idle
-	idle bool
 }
 
-func (e *Engine) serveH1(ctx context.Context, nc net.Conn, info *view.Conn) {
-	c := &h1Conn{e: e, nc: nc, info: info, ctx: ctx, buf: make([]byte, h1Buffer), since: time.Now()}
-	defer context.AfterFunc(ctx, c.cut)()
-	c.body.c, c.resp.c, c.watch.c, c.reads.nc = c, c, c, nc
-	c.peer = info.Peer.Addr().Unmap().String()
+var h1ToolsPool = sync.Pool{New: func() any { return &h1Tools{buf: make([]byte, h1Buffer)} }}
+
+func (e *Engine) serveH1(ctx context.Context, nc net.Conn, info *view.Conn, over func()) {
+	c := &h1Conn{e: e, nc: nc, info: info, ctx: ctx, over: over, since: time.Now()}
+	c.peer, c.reads.nc = info.Peer.Addr().Unmap().String(), nc
+	c.spot = parking{lot: &e.lot, c: c, tcp: socketOf(nc)}
+	c.borrow() // nobody else knows c
+	c.uncut = context.AfterFunc(ctx, c.cut)
 	e.track(c)
-	defer e.untrack(c)
-	for c.next() {
-		c.served++
+	c.serve()
+}
+
+// outcome is how a connection's goroutine goes on.
+type outcome int
+
+const (
+	more  outcome = iota // another request may follow
+	done                 // the connection is to be closed
+	taken                // it is not this goroutine's any more
+)
+
+// serve runs until the connection ends or is parked.
+func (c *h1Conn) serve() {
+	defer c.e.guard(c.end)
+	now := more
+	for now == more {
+		now = c.next()
 	}
+	if now == done {
+		c.end()
+	}
+}
+
+// end leaves nothing of the connection behind.
+func (c *h1Conn) end() {
+	c.uncut()
+	c.e.untrack(c)
+	part(c.nc)
+	c.over()
 }
 
 // cut ends the connection, whatever is under way on it.
 func (c *h1Conn) cut() {
 	c.life.End(context.Cause(c.ctx))
 	c.nc.Close()
+	c.spot.wake()
 }
 
-// next serves one request and reports whether another one may follow.
-func (c *h1Conn) next() bool {
+// borrow takes tools. mu is held.
+func (c *h1Conn) borrow() {
+	c.h1Tools = h1ToolsPool.Get().(*h1Tools)
+	c.body.c, c.resp.c = c, c
+	c.watch.of(c)
+}
+
+// giveBack leaves the tools to others. No request is under way; mu is held.
+func (c *h1Conn) giveBack() {
+	t := c.h1Tools
+	c.h1Tools = nil
+	if len(t.buf) > h1Buffer {
+		return
+	}
+	t.r, t.w = 0, 0
+	clear(t.head.Fields)
+	t.head = wire.RequestHead{Fields: t.head.Fields[:0]}
+	t.x, t.resp = exchange{}, h1Response{out: t.resp.out[:0]}
+	t.body.c, t.body.chunks = nil, wire.Chunks{}
+	t.watch.of(nil)
+	h1ToolsPool.Put(t)
+}
+
+// next waits for one request and serves it.
+func (c *h1Conn) next() outcome {
+	if c.r == c.w {
+		c.shrink()
+		if o := c.await(); o != more {
+			return o
+		}
+	}
 	start, n, err := c.readHead()
 	if n == 0 && err == nil {
-		return false // the client has ended the connection
+		return done // the client has ended the connection
 	}
 	if c.served == 0 && c.info.TLS == nil && n > 0 && strings.HasPrefix(h2.Preface, string(c.buf[c.r:c.r+n])) {
-		c.e.serveH2(c.ctx, c.nc, c.info, c.buf[c.r:c.w]) // prior knowledge, RFC 9113 §3.3
-		return false
+		c.e.serveH2(c.ctx, c.nc, c.info, c.buf[c.r:c.w], c.end) // prior knowledge, RFC 9113 §3.3
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.giveBack()
+		return taken
 	}
 	c.x = exchange{} // before the fields are set, or it would be made and then copied
 	c.x.ctx, c.x.front, c.x.peer, c.x.rec.Start = &c.life, c, c.peer, start
@@ -88,7 +160,7 @@ func (c *h1Conn) next() bool {
 	c.x.req = c.request()
 	if err != nil {
 		c.refuse(err)
-		return false
+		return done
 	}
 	c.x.path, c.x.length, c.x.expects = c.head.Path, c.head.Length, c.head.Continue
 	c.resp.keepAlive = c.head.KeepAlive && c.head.Method != "CONNECT" // what follows that is no request
@@ -99,7 +171,11 @@ func (c *h1Conn) next() bool {
 	c.e.run(&c.x)
 	c.watch.stop()
 	c.head.Fields = c.x.req.Fields // which may have room for more by now
-	return c.finish()
+	if !c.finish() {
+		return done
+	}
+	c.served++
+	return more
 }
 
 // request returns the view of what was parsed; empty after a refusal, so that
@@ -112,15 +188,9 @@ func (c *h1Conn) request() view.Request {
 	}
 }
 
-// readHead waits for a request and reads its head of n bytes. Neither n nor an
-// error means that no request came.
+// readHead reads the head of a request, of n bytes. Neither n nor an error means
+// that no request came.
 func (c *h1Conn) readHead() (start time.Time, n int, err error) {
-	if c.r == c.w {
-		c.shrink()
-		if !c.await() {
-			return start, 0, nil
-		}
-	}
 	start = time.Now()
 	var scan wire.HeadScanner
 	for waits := false; ; waits = true {
@@ -150,35 +220,97 @@ func (c *h1Conn) headDeadline(start time.Time) time.Time {
 }
 
 // await waits for the first byte of a request.
-func (c *h1Conn) await() bool {
-	now, t := c.x.ended, &c.e.opts.Timeouts
-	if now.IsZero() {
+func (c *h1Conn) await() outcome {
+	for {
+		parks := c.limitWait()
+		err := c.fill()
+		if parks && errors.Is(err, os.ErrDeadlineExceeded) {
+			if c.park() {
+				return taken
+			}
+			continue
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.idle = false; err != nil {
+			c.giveBack()
+			return done
+		}
+		return more
+	}
+}
+
+// limitWait sets the read deadline, and reports whether the connection is then to
+// be parked rather than closed. A wait that parking has interrupted goes on.
+func (c *h1Conn) limitWait() (parks bool) {
+	now := c.x.ended
+	if now.IsZero() || c.idle {
 		now = time.Now()
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.idle {
+		c.until = now.Add(c.patience())
+		c.idle = true
+	}
+	switch left := c.until.Sub(now); {
+	case c.spot.tcp != nil && left > 2*c.e.opts.parkAfter:
+		c.reads.keep(now, c.e.opts.parkAfter, c.e.opts.parkAfter)
+		return true
+	case c.spot.tcp == nil && c.served > 0 && !c.e.draining():
+		c.reads.keep(now, left, left/8)
+	default:
+		c.reads.set(c.until)
+	}
+	return false
+}
+
+// patience is how long an idle connection may be idle.
+func (c *h1Conn) patience() time.Duration {
+	t := &c.e.opts.Timeouts
 	switch {
 	case c.e.draining():
-		c.reads.set(now.Add(min(t.Idle, t.DrainIdle)))
+		return min(t.Idle, t.DrainIdle)
 	case c.served == 0:
-		c.reads.set(now.Add(t.ReadHeader))
-	default:
-		c.reads.keep(now, t.Idle)
+		return t.ReadHeader
 	}
-	c.idle = true
-	c.mu.Unlock()
-	err := c.fill()
+	return t.Idle
+}
+
+// park leaves the connection without a goroutine and tools. Nothing is buffered,
+// by TLS neither: a read has found nothing.
+func (c *h1Conn) park() bool {
 	c.mu.Lock()
-	c.idle = false
+	defer c.mu.Unlock()
+	if !c.spot.park(c.until) {
+		return false
+	}
+	c.giveBack()
+	return true
+}
+
+// resume implements resident.
+func (c *h1Conn) resume() {
+	c.mu.Lock()
+	c.spot.unpark()
+	c.borrow()
 	c.mu.Unlock()
-	return err == nil
+	c.serve()
 }
 
 // lastChance shortens the wait of an idle connection because the engine drains.
 func (c *h1Conn) lastChance() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.idle {
-		c.reads.set(time.Now().Add(c.e.opts.Timeouts.DrainIdle))
+	if !c.idle {
+		return
+	}
+	wait := c.e.opts.Timeouts.DrainIdle
+	c.until = time.Now().Add(wait)
+	if c.h1Tools == nil {
+		c.spot.timer.Reset(wait)
+	} else {
+		c.reads.set(c.until)
 	}
 }
 

@@ -31,13 +31,15 @@ const (
 )
 
 // h2Conn drives wire/h2 on one client connection. One goroutine reads; one
-// writes, while there is something to write; each stream has one.
+// writes, while there is something to write; each stream has one. While the
+// connection is parked nobody reads.
 type h2Conn struct {
-	e    *Engine         // const
-	nc   net.Conn        // const
-	info *view.Conn      // const
-	peer string          // const; its address
-	ctx  context.Context // const; ends with the connection
+	e     *Engine     // const
+	nc    net.Conn    // const
+	info  *view.Conn  // const
+	peer  string      // const; its address
+	over  func()      // const
+	uncut func() bool // const; ends the wait for the end of the server's context
 
 	work  sync.WaitGroup // streams and the writer
 	stall stallLimit     // the writer's
@@ -55,39 +57,69 @@ type h2Conn struct {
 	idleSince time.Time // when the last stream ended
 	partial   time.Time // when what is incomplete began to come; zero: nothing is
 	pinged    time.Time // zero: no answer is due
+	farewell  *time.Timer
+	parked    bool // nobody reads
+	spot      parking
 }
 
 // h2Buffers are for frames on their way out; an idle connection has none.
 var h2Buffers = sync.Pool{New: func() any { return new([h2Buffer]byte) }}
 
-func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read []byte) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(errClientGone)
-	defer context.AfterFunc(ctx, func() { nc.Close() })()
+func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read []byte, over func()) {
 	now := time.Now()
-	c := &h2Conn{e: e, nc: nc, info: info, peer: info.Peer.Addr().Unmap().String(), ctx: ctx, lastRead: now, idleSince: now}
+	c := &h2Conn{e: e, nc: nc, info: info, peer: info.Peer.Addr().Unmap().String(), over: over, lastRead: now, idleSince: now}
+	c.spot = parking{lot: &e.lot, c: c, tcp: socketOf(nc)}
 	c.conn = h2.New(h2.Options{
 		Limits: &e.opts.Limits, MaxStreams: e.opts.Streams, StreamWindow: h2StreamWindow, ConnWindow: h2ConnWindow,
 		ResetBudget: e.opts.Resets, ResetWindow: h2ResetWindow,
 	}, c)
+	c.uncut = context.AfterFunc(ctx, func() {
+		nc.Close()
+		c.spot.wake()
+	})
 	e.trackH2(c)
-	defer e.untrackH2(c)
 	if e.draining() {
 		c.depart()
 	}
-	c.read(read)
-	c.end()
-	c.work.Wait()
+	c.serve(read)
 }
 
-// read feeds the connection until it ends. What was read ahead comes first.
-func (c *h2Conn) read(ahead []byte) {
-	buf := make([]byte, max(h2Buffer, len(ahead)))
+// serve runs until the connection ends or is parked.
+func (c *h2Conn) serve(read []byte) {
+	defer c.e.guard(c.close)
+	if c.read(read) == taken {
+		return
+	}
+	c.end()
+	c.work.Wait()
+	c.close()
+}
+
+// close leaves nothing of the connection behind.
+func (c *h2Conn) close() {
+	c.mu.Lock()
+	if c.farewell != nil {
+		c.farewell.Stop()
+	}
+	c.mu.Unlock()
+	c.uncut()
+	c.e.untrackH2(c)
+	part(c.nc)
+	c.over()
+}
+
+// read feeds the connection until it ends or is parked. What was read ahead comes
+// first.
+func (c *h2Conn) read(ahead []byte) outcome {
+	buf := h2Buffers.Get().(*[h2Buffer]byte)[:]
+	if len(ahead) > len(buf) {
+		buf = make([]byte, len(ahead))
+	}
 	r, w := 0, copy(buf, ahead)
 	for {
 		n, more := c.feed(buf[r:w])
 		if !more {
-			return
+			return done
 		}
 		if r += n; r == w {
 			r, w = 0, 0
@@ -97,8 +129,15 @@ func (c *h2Conn) read(ahead []byte) {
 		}
 		n, err := c.nc.Read(buf[w:])
 		w += n
-		if n == 0 && err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && c.patient()) {
-			return
+		if n == 0 && err != nil {
+			late := errors.Is(err, os.ErrDeadlineExceeded)
+			if late && c.park() {
+				giveBackH2(buf)
+				return taken
+			}
+			if !late || !c.patient() {
+				return done
+			}
 		}
 		if w == len(buf) && len(buf) < h2LargeBuffer {
 			buf, w, r = roomier(buf, r, w), w-r, 0
@@ -171,13 +210,62 @@ func (c *h2Conn) deadline() time.Time {
 	return c.idleSince.Add(t.Idle)
 }
 
+// idle reports whether the connection may be parked after a while. mu is held.
+func (c *h2Conn) idle() bool {
+	return c.spot.tcp != nil && c.conn.Streams() == 0 && c.partial.IsZero() && c.pinged.IsZero()
+}
+
 // arm sets the read deadline, if the one that is set is too late: one that is
 // too early only looks at the clock again. mu is held.
 func (c *h2Conn) arm(now time.Time) {
+	if c.closing || c.lost {
+		return
+	}
 	d := c.deadline()
+	if c.idle() {
+		rested := c.idleSince.Add(c.e.opts.parkAfter)
+		if !rested.After(now) { // it was resumed
+			rested = now.Add(c.e.opts.parkAfter)
+		}
+		if rested.Before(d) {
+			d = rested
+		}
+	}
 	if c.armed.Before(now) || d.Before(c.armed) {
 		c.armed = d
 		c.nc.SetReadDeadline(d)
+	}
+}
+
+// park leaves the connection without the goroutine that reads, and with no
+// buffers. Nothing of a frame is buffered, by TLS neither: a read has found nothing.
+func (c *h2Conn) park() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, until := time.Now(), c.deadline()
+	if !c.idle() || now.Before(c.idleSince.Add(c.e.opts.parkAfter)) || !now.Before(until) ||
+		c.closing || c.lost || c.running > 0 || c.writing || len(c.conn.Out()) > 0 || !c.spot.park(until) {
+		return false
+	}
+	c.parked = true
+	giveBackH2(c.conn.TakeOut(nil))
+	return true
+}
+
+// resume implements resident.
+func (c *h2Conn) resume() {
+	c.mu.Lock()
+	c.spot.unpark()
+	c.parked, c.armed = false, time.Time{}
+	c.mu.Unlock()
+	c.serve(nil)
+}
+
+// unread has the goroutine that reads see that the connection is over. mu is held.
+func (c *h2Conn) unread() {
+	c.nc.SetReadDeadline(longAgo)
+	if c.parked {
+		go c.spot.wake()
 	}
 }
 
@@ -246,7 +334,7 @@ func (c *h2Conn) write() {
 		giveBackH2(c.conn.TakeOut(nil))
 	}
 	if c.closing {
-		c.nc.SetReadDeadline(longAgo)
+		c.unread()
 	}
 }
 
@@ -274,6 +362,7 @@ func (c *h2Conn) lose(why string) {
 	c.conn.Abandon(why)
 	c.wake()
 	c.nc.SetDeadline(longAgo)
+	c.unread()
 }
 
 // end is the end of reading. Streams that are open are over; what is to be
@@ -312,12 +401,11 @@ func (c *h2Conn) depart() {
 	c.departing = true
 	c.conn.Notice()
 	c.flush()
-	timer := time.AfterFunc(farewellWait, func() {
+	c.farewell = time.AfterFunc(farewellWait, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.leave()
 	})
-	context.AfterFunc(c.ctx, func() { timer.Stop() })
 }
 
 // leave is the second step. mu is held.
@@ -335,7 +423,7 @@ func (c *h2Conn) departed() {
 	if c.conn.Leaving() && c.conn.Streams() == 0 && !c.closing {
 		c.closing = true
 		if !c.writing && len(c.conn.Out()) == 0 {
-			c.nc.SetReadDeadline(longAgo)
+			c.unread()
 		}
 	}
 }

@@ -182,7 +182,7 @@ func TestH2Hostile(t *testing.T) {
 
 // firstStatus returns the status of the first response, or "reset" for a
 // stream or connection that was ended.
-func firstStatus(t *testing.T, fr *http2.Framer) string {
+func firstStatus(t testing.TB, fr *http2.Framer) string {
 	t.Helper()
 	for {
 		f, err := fr.ReadFrame()

@@ -569,9 +569,14 @@ func (g *rig) waitForWatch() {
 	for {
 		g.engine.mu.Lock()
 		for c := range g.engine.conns {
-			c.watchMu.Lock()
-			watching := c.reading != nil
-			c.watchMu.Unlock()
+			c.mu.Lock()
+			tools, watching := c.h1Tools, false
+			c.mu.Unlock()
+			if tools != nil {
+				tools.watchMu.Lock()
+				watching = tools.reading != nil
+				tools.watchMu.Unlock()
+			}
 			if watching {
 				g.engine.mu.Unlock()
 				return
@@ -705,7 +710,7 @@ func TestFirstHead(t *testing.T) {
 	defer client.Close()
 	go io.Copy(io.Discard, client)
 	d := &deadlines{Conn: server}
-	New(Options{Log: logr.Discard()}).ServeConn(t.Context(), d, &view.Conn{})
+	New(Options{Log: logr.Discard()}).ServeConn(t.Context(), d, &view.Conn{}, func() {})
 	if len(d.until) != 2 || d.until[1].After(d.until[0]) {
 		t.Errorf("the first byte put the deadline off: %v", d.until)
 	}

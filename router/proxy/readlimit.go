@@ -7,7 +7,7 @@ import (
 )
 
 // readLimit is the read deadline of a client's connection. Between requests it is
-// set with an eighth on top, so that the next waits need not set it again.
+// set with something on top, so that the next waits need not set it again.
 type readLimit struct {
 	nc   net.Conn
 	idle atomic.Int64 // the deadline if keep has set it, UnixNano; else 0
@@ -19,11 +19,11 @@ func (l *readLimit) set(t time.Time) error {
 	return l.nc.SetReadDeadline(t)
 }
 
-// keep has reads wait for at least that long, and not for much longer.
-func (l *readLimit) keep(now time.Time, wait time.Duration) {
+// keep has reads wait for at least that long, and for slack more at most.
+func (l *readLimit) keep(now time.Time, wait, slack time.Duration) {
 	left := time.Duration(l.idle.Load() - now.UnixNano())
-	if left < wait || left > wait+wait/8 {
-		until := now.Add(wait + wait/8)
+	if left < wait || left > wait+slack {
+		until := now.Add(wait + slack)
 		l.nc.SetReadDeadline(until)
 		l.idle.Store(until.UnixNano())
 	}

@@ -132,7 +132,7 @@ func TestFaultWhileInterrupted(t *testing.T) {
 	e := &Engine{}
 	e.opts.Limits = wire.DefaultLimits
 	e.opts.Timeouts.BodyStall, e.opts.Timeouts.BodyGrace, e.opts.Timeouts.MinBodyRate = time.Minute, time.Minute, 1
-	c := &h1Conn{e: e, nc: near, buf: []byte("0\r\nA : b\r\n\r\nGET / HTTP/1.1\r\n")}
+	c := &h1Conn{h1Tools: &h1Tools{buf: []byte("0\r\nA : b\r\n\r\nGET / HTTP/1.1\r\n")}, e: e, nc: near}
 	c.w = len(c.buf)
 	c.body.c, c.watch.c, c.reads.nc = c, c, near
 	defer c.watch.stop()

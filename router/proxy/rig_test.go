@@ -161,18 +161,20 @@ func (g *rig) listen(ctx context.Context, wg *sync.WaitGroup, config *tls.Config
 			if err != nil {
 				return
 			}
-			wg.Go(func() { g.serve(ctx, nc, config) })
+			wg.Add(1)
+			go g.serve(ctx, nc, config, wg.Done)
 		}
 	})
 	return ln.Addr().String()
 }
 
-func (g *rig) serve(ctx context.Context, nc net.Conn, config *tls.Config) {
+func (g *rig) serve(ctx context.Context, nc net.Conn, config *tls.Config, over func()) {
 	info := &view.Conn{Peer: netip.MustParseAddrPort(nc.RemoteAddr().String()), Local: netip.MustParseAddrPort(nc.LocalAddr().String())}
 	if config != nil {
 		tc := tls.Server(nc, config)
 		if tc.HandshakeContext(ctx) != nil {
 			nc.Close()
+			over()
 			return
 		}
 		s := tc.ConnectionState()
@@ -180,7 +182,7 @@ func (g *rig) serve(ctx context.Context, nc net.Conn, config *tls.Config) {
 			Covers: func(host string) bool { return strings.HasSuffix(host, "covered.example") }}
 		nc = tc
 	}
-	g.engine.ServeConn(ctx, nc, info)
+	g.engine.ServeConn(ctx, nc, info, over)
 }
 
 var serverTLS = selfSigned()
@@ -318,5 +320,19 @@ func (g *rig) seen() string {
 		}
 		out.WriteString(rest[:i])
 		_, rest, _ = strings.Cut(rest[i:], "\r\n\r\n")
+	}
+}
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for timeout := time.After(patience); !condition(); {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("never: %s", what)
+		}
 	}
 }

@@ -24,6 +24,13 @@ type watch struct {
 	reading chan struct{} // closed when the read has ended; nil without one
 }
 
+// of gives the watch to a connection.
+func (w *watch) of(c *h1Conn) {
+	w.watchMu.Lock()
+	defer w.watchMu.Unlock()
+	w.c = c
+}
+
 // arm starts the watch. The read buffer belongs to it until stop.
 func (w *watch) arm() {
 	w.watchMu.Lock()

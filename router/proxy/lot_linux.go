@@ -17,6 +17,7 @@ type lot struct {
 	epoll   *os.File           // nil before the first connection
 	parked  map[int32]*parking // by descriptor
 	running bool               // a goroutine watches
+	memory  memoryRelease
 }
 
 // enter adds a connection, which may be resumed at once. An error means that it is
@@ -35,6 +36,7 @@ func (l *lot) enter(p *parking) (err error) {
 		return err
 	}
 	l.parked[p.fd] = p
+	l.memory.note(len(l.parked))
 	if !l.running {
 		l.running = true
 		go l.watch()
@@ -103,6 +105,7 @@ func (l *lot) leave(p *parking) bool {
 // remove is leave with mu held.
 func (l *lot) remove(fd int32) {
 	delete(l.parked, fd)
+	l.memory.note(len(l.parked))
 	if len(l.parked) == 0 {
 		l.epoll.SetReadDeadline(longAgo) // the watch ends
 	}

@@ -113,11 +113,11 @@ func closeAll(conns []net.Conn) {
 	}
 }
 
-// settled returns the memory of a process in KiB, when it has not changed for a
-// second.
+// settled returns the memory of a process in KiB, when it has not changed for
+// three seconds: some give it back late.
 func (p *peer) settled(ctx context.Context) int {
 	last, same := 0, 0
-	for same < 5 && ctx.Err() == nil {
+	for same < 15 && ctx.Err() == nil {
 		pause := time.NewTimer(200 * time.Millisecond)
 		select {
 		case <-pause.C:

@@ -1,0 +1,30 @@
+package proxy
+
+import "testing"
+
+// TestMemoryRelease: memory is given back when many connections were parked, and
+// again only when they are many more.
+func TestMemoryRelease(t *testing.T) {
+	r := &memoryRelease{}
+	state := func() (count int, pending bool) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.count, r.timer != nil && r.timer.Stop()
+	}
+	r.note(releaseFrom - 1)
+	if _, pending := state(); pending {
+		t.Error("few connections are enough")
+	}
+	r.note(releaseFrom)
+	eventually(t, "memory is given back", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.count == 1 })
+	r.note(releaseFrom + 1)
+	r.note(releaseFrom + releaseFrom/2 - 1 + releaseFrom)
+	r.note(releaseFrom)
+	if _, pending := state(); pending {
+		t.Error("a few more are enough")
+	}
+	r.note(2*releaseFrom + releaseFrom/2)
+	if _, pending := state(); !pending {
+		t.Error("many more are not enough")
+	}
+}

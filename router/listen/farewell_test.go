@@ -28,7 +28,8 @@ func (l last) ServeConn(_ context.Context, c net.Conn, _ *view.Conn, over func()
 // cutting is a handler whose connection is cut while it holds its last bytes back.
 type cutting struct{ done chan struct{} }
 
-func (h cutting) ServeConn(_ context.Context, c net.Conn, _ *view.Conn) {
+func (h cutting) ServeConn(_ context.Context, c net.Conn, _ *view.Conn, over func()) {
+	defer over()
 	defer close(h.done)
 	var wg sync.WaitGroup
 	wg.Go(func() { c.Close() })

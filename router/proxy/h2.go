@@ -204,15 +204,19 @@ func (c *h2Conn) deadline() time.Time {
 		return c.partial.Add(t.ReadHeader)
 	case !c.pinged.IsZero():
 		return c.pinged.Add(h2PongWait)
-	case c.conn.Streams() > 0:
+	case c.busy():
 		return c.lastRead.Add(h2PingAfter)
 	}
 	return c.idleSince.Add(t.Idle)
 }
 
+// busy reports whether idleSince is not known yet: a stream that is over may still
+// have its goroutine. mu is held.
+func (c *h2Conn) busy() bool { return c.conn.Streams() > 0 || c.running > 0 }
+
 // idle reports whether the connection may be parked after a while. mu is held.
 func (c *h2Conn) idle() bool {
-	return c.spot.tcp != nil && c.conn.Streams() == 0 && c.partial.IsZero() && c.pinged.IsZero()
+	return c.spot.tcp != nil && !c.busy() && c.partial.IsZero() && c.pinged.IsZero()
 }
 
 // arm sets the read deadline, if the one that is set is too late: one that is
@@ -244,7 +248,7 @@ func (c *h2Conn) park() bool {
 	defer c.mu.Unlock()
 	now, until := time.Now(), c.deadline()
 	if !c.idle() || now.Before(c.idleSince.Add(c.e.opts.parkAfter)) || !now.Before(until) ||
-		c.closing || c.lost || c.running > 0 || c.writing || len(c.conn.Out()) > 0 || !c.spot.park(until) {
+		c.closing || c.lost || c.writing || len(c.conn.Out()) > 0 || !c.spot.park(until) {
 		return false
 	}
 	c.parked = true
@@ -279,10 +283,10 @@ func (c *h2Conn) patient() bool {
 	}
 	if !now.Before(c.deadline()) {
 		switch {
-		case c.partial.IsZero() && c.pinged.IsZero() && c.conn.Streams() > 0:
+		case c.partial.IsZero() && c.pinged.IsZero() && c.busy():
 			c.conn.Ping()
 			c.pinged = now
-		case c.conn.Streams() > 0:
+		case c.busy():
 			return false
 		default:
 			c.conn.GoAway()

@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/portico-ingress/portico/test/backend"
+)
+
+// TestH2IdleSince: a connection whose last stream has just ended is not one that
+// has been idle since the stream before.
+func TestH2IdleSince(t *testing.T) {
+	asked := make(chan struct{})
+	g := newRig(t, func(c *backend.Conn) {
+		for {
+			head, err := c.Head()
+			if err != nil {
+				return
+			}
+			if strings.HasPrefix(head, "GET /hold ") {
+				asked <- struct{}{}
+				c.Wait()
+				return
+			}
+			c.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	c := g.dialTLS("", "h2")
+	fr := handshakeH2(t, c)
+	ask := func(id uint32, path string) {
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndHeaders: true, EndStream: true,
+			BlockFragment: block(":method", "GET", ":scheme", "https", ":authority", "h", ":path", path)})
+	}
+	for id := uint32(1); id < 80; id += 4 {
+		ask(id, "/hold")
+		<-asked
+		g.engine.mu.Lock()
+		for c := range g.engine.h2conns {
+			c.mu.Lock()
+			c.idleSince = time.Now().Add(-time.Hour) // the stream has taken that long
+			c.mu.Unlock()
+		}
+		g.engine.mu.Unlock()
+		if err := fr.WriteRSTStream(id, http2.ErrCodeCancel); err != nil {
+			t.Fatal(err)
+		}
+		ask(id+2, "/")
+		if status := firstStatus(t, fr); status != "200" {
+			t.Fatalf("stream %d after one that was cancelled: %q", id+2, status)
+		}
+	}
+}

@@ -399,7 +399,7 @@ const farewellWait = time.Second
 func (c *h2Conn) depart() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.departing {
+	if c.departing || c.closing || c.lost { // a GOAWAY must not take back what one before has said
 		return
 	}
 	c.departing = true

@@ -1,12 +1,15 @@
 package proxy
 
 import (
+	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 
+	"github.com/portico-ingress/portico/router/view"
+	"github.com/portico-ingress/portico/router/wire/h2"
 	"github.com/portico-ingress/portico/test/backend"
 )
 
@@ -51,5 +54,21 @@ func TestH2IdleSince(t *testing.T) {
 		if status := firstStatus(t, fr); status != "200" {
 			t.Fatalf("stream %d after one that was cancelled: %q", id+2, status)
 		}
+	}
+}
+
+// TestH2DepartClosing: behind the GOAWAY that ends a connection there is none that
+// lets in more streams again (RFC 9113 §6.8).
+func TestH2DepartClosing(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	c := &h2Conn{e: New(Options{}), nc: server, info: &view.Conn{}}
+	c.conn = h2.New(h2.Options{}, c)
+	c.conn.GoAway()
+	c.closing, c.writing = true, true // what writes is to write what there is
+	before := len(c.conn.Out())
+	if c.depart(); len(c.conn.Out()) != before {
+		t.Errorf("%d bytes behind the last GOAWAY", len(c.conn.Out())-before)
 	}
 }

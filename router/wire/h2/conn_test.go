@@ -561,6 +561,28 @@ func TestFreedStream(t *testing.T) {
 	}
 }
 
+// TestOpenNeedsNoRoom: a client's stream takes none of the streams that servers have
+// left, which come with room for a request's fields.
+func TestOpenNeedsNoRoom(t *testing.T) {
+	c := New(Options{Client: true}, newRecorder(Options{}))
+	head := &Head{Method: "GET", Scheme: "https", Authority: "h", Path: "/", Length: -1}
+	out := make([]byte, 0, 4<<10)
+	open := func() {
+		s, err := c.Open(head, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Reset(Cancel)
+		out = c.TakeOut(out)
+	}
+	for range 100 { // what others have left
+		open()
+	}
+	if n := testing.AllocsPerRun(100, open); n > 1 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func FuzzFeed(f *testing.F) {
 	seed := func(client bool, build func(*raw)) {
 		r := newRaw(!client)

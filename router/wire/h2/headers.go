@@ -105,7 +105,7 @@ func (c *Conn) admitHeaders(id uint32, selfish bool) error {
 			c.over.add(id, resetHere)
 			return nil
 		}
-		b.stream = c.newStream(id)
+		b.stream = c.newStream(streams.Get().(*Stream), id)
 		b.head = &b.stream.request
 		return nil
 	}

@@ -25,7 +25,7 @@ func (c *Conn) Open(h *Head, end bool) (*Stream, error) {
 	if !c.CanOpen() {
 		return nil, ErrNoStream
 	}
-	s := c.newStream(c.nextOwn)
+	s := c.newStream(new(Stream), c.nextOwn) // which needs no room for a request's fields
 	s.begin()
 	c.nextOwn += 2
 	s.sentHead, s.sendEnded, s.bodiless = true, end, h.Method == "HEAD"

@@ -43,9 +43,8 @@ const keptFields = 24
 
 var streams = sync.Pool{New: func() any { return &Stream{request: Head{Fields: make(view.Fields, 0, keptFields)}} }}
 
-// newStream returns a stream that is not open yet.
-func (c *Conn) newStream(id uint32) *Stream {
-	s := streams.Get().(*Stream)
+// newStream makes s a stream that is not open yet.
+func (c *Conn) newStream(s *Stream, id uint32) *Stream {
 	s.conn, s.id, s.recvWindow, s.length, s.request.Length = c, id, c.opts.StreamWindow, -1, -1
 	return s
 }

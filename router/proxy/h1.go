@@ -123,7 +123,7 @@ func (c *h1Conn) giveBack() {
 		return
 	}
 	t.r, t.w = 0, 0
-	clear(t.head.Fields)
+	clear(t.head.Fields[:cap(t.head.Fields)]) // what was added for the backend is behind them
 	t.head = wire.RequestHead{Fields: t.head.Fields[:0]}
 	t.x, t.resp = exchange{}, h1Response{out: t.resp.out[:0]}
 	t.body.c, t.body.chunks = nil, wire.Chunks{}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	proxyproto "github.com/pires/go-proxyproto"
 	"golang.org/x/net/http2"
 
 	"github.com/portico-ingress/portico/test/backend"
@@ -293,4 +294,36 @@ func TestParkedUpgrade(t *testing.T) {
 func readFull(c *client, p []byte) string {
 	io.ReadFull(c.br, p)
 	return string(p)
+}
+
+// TestParkedBehindProxy: a connection that begins with a PROXY header is parked, and
+// what came with the header is not left behind.
+func TestParkedBehindProxy(t *testing.T) {
+	g := newRig(t, backend.OK("ok"), soon)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	over := make(chan struct{})
+	go func() {
+		if nc, err := ln.Accept(); err == nil {
+			g.serve(t.Context(), proxyproto.NewConn(nc), nil, func() { close(over) })
+		}
+	}()
+	nc, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := g.client(nc)
+	if status, _ := c.do("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + get); status != 200 {
+		t.Fatal(status)
+	}
+	g.parked(1)
+	if status, _ := c.do(get); status != 200 {
+		t.Error(status)
+	}
+	c.Close()
+	<-over
+	g.gone()
 }

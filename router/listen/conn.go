@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -56,29 +55,6 @@ func (s *Server) serve(ctx context.Context, accepted net.Conn, t *TLS) {
 	s.opts.Handler.ServeConn(ctx, conn, info, over)
 }
 
-// shakeHands has the handshake done by a goroutine of its own, whose stack goes with
-// it: it needs twice of what a connection needs afterwards, and most connections
-// are idle most of the time. When ctx ends the connection is closed: crypto/tls need
-// not watch it with yet another goroutine.
-func shakeHands(ctx context.Context, c *tls.Conn) error {
-	var err error
-	var panicked any
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if v := recover(); v != nil {
-				panicked = fmt.Sprintf("%v\n%s", v, debug.Stack())
-			}
-		}()
-		err = c.HandshakeContext(context.WithoutCancel(ctx))
-	}()
-	if <-done; panicked != nil {
-		panic(panicked)
-	}
-	return err
-}
-
 // closeTLS says goodbye (close_notify). For a peer that does not read, crypto/tls
 // waits five seconds.
 func closeTLS(c *tls.Conn) {
@@ -127,7 +103,9 @@ func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *vie
 	if err := conn.SetDeadline(time.Now().Add(s.opts.HandshakeTimeout)); err != nil {
 		return nil, err
 	}
-	if err := shakeHands(ctx, tlsConn); err != nil {
+	// When ctx ends the connection is closed: crypto/tls need not watch it with a
+	// goroutine of its own.
+	if err := tlsConn.HandshakeContext(context.WithoutCancel(ctx)); err != nil {
 		return nil, err
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {

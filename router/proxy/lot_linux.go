@@ -15,7 +15,7 @@ import (
 type lot struct {
 	mu      sync.Mutex         // protects the following
 	epoll   *os.File           // nil before the first connection
-	parked  map[int32]*parking // by descriptor
+	parked  map[int32]*parking // by descriptor; who closes one has it woken, or it is never heard of again
 	running bool               // a goroutine watches
 	memory  memoryRelease
 }

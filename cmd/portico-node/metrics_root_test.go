@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -74,18 +75,34 @@ func scrape(t *testing.T, ours bool) map[string]string {
 	get(t, n, "127.0.0.1:10256/healthz")
 	get(t, n, "127.0.0.1:10256/livez")
 	// What is counted per change is there after one.
-	services[0].Ports[0].Groups[0].Endpoints[0].Address = netip.MustParseAddrPort("10.180.0.2:8080")
-	services[1].Ports[0].Groups[0].Endpoints[0].Address = netip.MustParseAddrPort("[fd00::10.180.0.2]:8080")
-	o := kubeproxy.Objects(node, services)
-	for _, slice := range o["endpointslices"] {
-		slice.(object)["metadata"].(object)["annotations"] = object{"endpoints.kubernetes.io/last-change-trigger-time": "2999-01-01T00:00:00Z"}
+	last := byte(1)
+	change := func() {
+		last++
+		for i, a := range bothFamilies("10.180.0." + strconv.Itoa(int(last))) {
+			services[i].Ports[0].Groups[0].Endpoints[0].Address = netip.AddrPortFrom(a, 8080)
+		}
+		o := kubeproxy.Objects(node, services)
+		for _, slice := range o["endpointslices"] {
+			slice.(object)["metadata"].(object)["annotations"] = object{"endpoints.kubernetes.io/last-change-trigger-time": "2999-01-01T00:00:00Z"}
+		}
+		api.Update(t, o)
 	}
-	api.Update(t, o)
+	change()
 	var page string
-	programmed := regexp.MustCompile(`(?m)^kubeproxy_network_programming_duration_seconds_count\{ip_family="IPv[46]"\} [1-9]`)
+	both := func(metric string) bool {
+		return len(regexp.MustCompile(`(?m)^kubeproxy_`+metric+`_count\{ip_family="IPv[46]"\} [1-9]`).FindAllString(page, -1)) == 2
+	}
 	eventually(t, "both changes are in the metrics", func() bool {
 		page = get(t, n, "127.0.0.1:10249/metrics")
-		return len(programmed.FindAllString(page, -1)) == 2
+		if !both("network_programming_duration_seconds") {
+			return false
+		}
+		// A change may have come in time for the first, whole sync.
+		if !both("sync_partial_proxy_rules_duration_seconds") {
+			change()
+			return false
+		}
+		return true
 	})
 	return shapes(page)
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -408,40 +407,4 @@ func (c *h1Conn) linger() {
 	}
 	c.reads.set(time.Now().Add(2 * time.Second))
 	io.CopyN(io.Discard, c.nc, maxDrain)
-}
-
-// farewell is the connection below TLS where it can hold the last bytes back, so that
-// they leave together with the close_notify.
-type farewell interface {
-	Hold(stall time.Duration)
-	Release()
-}
-
-// part closes a connection, and lets what is held back go first.
-func part(nc net.Conn) {
-	if tc, ok := nc.(*tls.Conn); ok {
-		if _, ok := tc.NetConn().(farewell); ok {
-			_ = closeWrite(tc)
-		}
-	}
-	nc.Close()
-}
-
-// closeWrite ends the sending half of a connection.
-func closeWrite(nc net.Conn) error {
-	switch c := nc.(type) {
-	case *tls.Conn:
-		err := c.CloseWrite()
-		if f, ok := c.NetConn().(farewell); ok {
-			f.Release()
-		}
-		return err
-	case interface{ CloseWrite() error }:
-		return c.CloseWrite()
-	case interface{ TCPConn() (*net.TCPConn, bool) }: // behind a PROXY header
-		if tc, ok := c.TCPConn(); ok {
-			return tc.CloseWrite()
-		}
-	}
-	return errors.ErrUnsupported
 }

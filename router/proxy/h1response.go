@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"crypto/tls"
 	"net"
 	"net/http"
 	"time"
@@ -122,10 +121,8 @@ func (c *h1Conn) hold() {
 	if c.body.framing != wire.NoBody || !c.body.ended {
 		return // the body may be on its way still, and nothing is to wait for it
 	}
-	if tc, ok := c.nc.(*tls.Conn); ok {
-		if f, ok := tc.NetConn().(farewell); ok {
-			f.Hold(c.e.opts.Timeouts.WriteStall)
-		}
+	if f := farewellOf(c.nc); f != nil {
+		f.Hold(c.e.opts.Timeouts.WriteStall)
 	}
 }
 
@@ -134,11 +131,8 @@ func (c *h1Conn) Sink() (*net.TCPConn, error) {
 	if c.info.TLS != nil || c.resp.chunked {
 		return nil, nil
 	}
-	tc, ok := c.nc.(*net.TCPConn)
-	if w, wraps := c.nc.(interface{ TCPConn() (*net.TCPConn, bool) }); wraps {
-		tc, ok = w.TCPConn()
-	}
-	if !ok {
+	tc := socketOf(c.nc)
+	if tc == nil {
 		return nil, nil
 	}
 	c.resp.stall = stallLimit{} // others set deadlines from now on
@@ -149,23 +143,15 @@ func (c *h1Conn) Sink() (*net.TCPConn, error) {
 // look incomplete; the others lack their end.
 func (c *h1Conn) Abort() {
 	c.resp.gone = true
-	nc := c.nc
-	for {
-		if w, ok := nc.(interface{ NetConn() net.Conn }); ok {
-			nc = w.NetConn() // no close_notify: TLS clients take that for the end
-			continue
-		}
-		if w, ok := nc.(interface{ TCPConn() (*net.TCPConn, bool) }); ok {
-			if tc, ok := w.TCPConn(); ok {
-				nc = tc
-			}
-		}
-		break
+	tc := socketOf(c.nc)
+	if tc == nil {
+		c.nc.Close()
+		return
 	}
-	if tc, ok := nc.(*net.TCPConn); ok && c.resp.untilEOF {
+	if c.resp.untilEOF {
 		tc.SetLinger(0)
 	}
-	nc.Close()
+	tc.Close() // no close_notify: TLS clients take that for the end
 }
 
 // Tunnel implements front.

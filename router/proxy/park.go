@@ -57,17 +57,3 @@ func (p *parking) unpark() {
 	p.timer.Stop()
 	p.lot.forget(p.tcp)
 }
-
-// socketOf returns the socket beneath TLS and a PROXY header; nil: there is none.
-func socketOf(nc net.Conn) *net.TCPConn {
-	switch c := nc.(type) {
-	case *net.TCPConn:
-		return c
-	case interface{ NetConn() net.Conn }:
-		return socketOf(c.NetConn())
-	case interface{ TCPConn() (*net.TCPConn, bool) }:
-		tcp, _ := c.TCPConn()
-		return tcp
-	}
-	return nil
-}

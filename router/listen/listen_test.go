@@ -330,13 +330,7 @@ func TestDrainAtTheLimit(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	if got := ask(t, busy, busyR, "still here"); got != "127.0.0.1|plain|still here" {
-		t.Errorf("the busy connection was cut: %q", got)
-	}
-	ask(t, busy, busyR, "bye")
-	if cut := <-drained; cut != 0 {
-		t.Errorf("%d connections were cut", cut)
-	}
+	leaves(t, busy, busyR, drained)
 }
 
 func TestRoom(t *testing.T) {
@@ -347,6 +341,18 @@ func TestRoom(t *testing.T) {
 	}
 	if n, err := Room(); err != nil || n < 1 {
 		t.Errorf("Room() is %d, %v", n, err)
+	}
+}
+
+// leaves has a busy connection end by itself while the server drains.
+func leaves(t *testing.T, busy net.Conn, r *bufio.Reader, drained <-chan int) {
+	t.Helper()
+	if got := ask(t, busy, r, "still here"); got != "127.0.0.1|plain|still here" {
+		t.Errorf("the busy connection was cut: %q", got)
+	}
+	ask(t, busy, r, "bye")
+	if cut := <-drained; cut != 0 {
+		t.Errorf("%d connections were cut", cut)
 	}
 }
 
@@ -368,13 +374,7 @@ func TestDrainCutsNothing(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	if got := ask(t, busy, busyR, "still here"); got != "127.0.0.1|plain|still here" {
-		t.Errorf("the busy connection was cut: %q", got)
-	}
-	ask(t, busy, busyR, "bye")
-	if cut := <-drained; cut != 0 {
-		t.Errorf("%d connections were cut", cut)
-	}
+	leaves(t, busy, busyR, drained)
 }
 
 // TestDrainServesWhoWaits: connections that nobody has accepted when a drain

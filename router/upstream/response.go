@@ -47,8 +47,9 @@ type exchange interface {
 	Sent() bool
 	// Close ends the exchange; it is called once, and nothing after it. The
 	// connection is kept for another request only if this one ended cleanly on
-	// both sides: request sent, response read to its end, nothing left over. What is left of the request body is
-	// not read; reading it has ended when Close returns.
+	// both sides: request sent, response read to its end, nothing left over.
+	// What is left of the request body is not read; reading it has ended when
+	// Close returns.
 	Close()
 	// Hijack hands out the connection after a 101, with the bytes that came
 	// behind the head. The caller closes it; Close does nothing more. The

@@ -42,6 +42,13 @@ func reply(far *net.TCPConn, ss ...string) {
 	far.Close()
 }
 
+// arrival waits until there is something to read.
+func arrival(s *socket) {
+	for s.quiet() {
+		runtime.Gosched()
+	}
+}
+
 func TestAsk(t *testing.T) {
 	near, far := pair(t)
 	s := socketOf(near)
@@ -53,9 +60,7 @@ func TestAsk(t *testing.T) {
 			t.Fatalf("%d sent, %q, %v", sent, buf[:n], err)
 		}
 	}
-	for s.quiet() { // until the end has arrived
-		runtime.Gosched()
-	}
+	arrival(s) // of the end
 	if sent, n, err := s.ask([]byte("ask\n"), buf, true); sent != 0 || n != 0 || err != errStale {
 		t.Errorf("after the end: %d sent, %d, %v", sent, n, err)
 	}
@@ -66,9 +71,7 @@ func TestAskStale(t *testing.T) {
 	near, far := pair(t)
 	s := socketOf(near)
 	io.WriteString(far, "poison")
-	for s.quiet() {
-		runtime.Gosched()
-	}
+	arrival(s)
 	if sent, n, err := s.ask([]byte("ask\n"), make([]byte, 16), true); sent != 0 || n != 0 || err != errStale {
 		t.Errorf("%d sent, %d, %v", sent, n, err)
 	}
@@ -79,17 +82,13 @@ func TestAskEarly(t *testing.T) {
 	near, far := pair(t)
 	s := socketOf(near)
 	io.WriteString(far, "early")
-	for s.quiet() {
-		runtime.Gosched()
-	}
+	arrival(s)
 	buf := make([]byte, 16)
 	if sent, n, err := s.ask([]byte("ask\n"), buf, false); sent != 4 || string(buf[:n]) != "early" || err != nil {
 		t.Errorf("%d sent, %q, %v", sent, buf[:n], err)
 	}
 	far.CloseWrite()
-	for s.quiet() {
-		runtime.Gosched()
-	}
+	arrival(s)
 	if _, n, err := s.ask([]byte("ask\n"), buf, false); n != 0 || err != io.EOF {
 		t.Errorf("at the end: %d, %v", n, err)
 	}

@@ -3,11 +3,13 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/splice"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
@@ -74,6 +76,15 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Fill implements upstream.Source.
+func (b *countedBody) Fill(p *splice.Pipe) (n int, ok bool, err error) {
+	if src, is := b.Body.(upstream.Source); is {
+		n, ok, err = src.Fill(p)
+		*b.n += int64(n)
+	}
+	return n, ok, err
+}
+
 // relay passes the response on as it arrives: whatever one read returns is
 // flushed before the next one waits.
 func (x *exchange) relay(resp *upstream.Response) {
@@ -118,14 +129,11 @@ func (x *exchange) relay(resp *upstream.Response) {
 	}
 }
 
-// spliceFrom is the size from which on a rest of a body is moved by the kernel.
-const spliceFrom = 64 << 10
-
 // splice moves a large rest of a body from socket to socket, where both allow
 // that. False: it failed, and the response has been ended.
 func (x *exchange) splice(resp *upstream.Response) bool {
 	src, left, stall := resp.Source()
-	if src == nil || left < spliceFrom {
+	if src == nil || left < splice.From {
 		return true
 	}
 	dst, err := x.front.Sink()
@@ -133,12 +141,9 @@ func (x *exchange) splice(resp *upstream.Response) bool {
 		return true
 	}
 	var moved int64
-	var ok bool
 	var readErr error
 	if err == nil {
-		moved, ok, readErr, err = splice(dst, src, left, stall, x.writeStall)
-	}
-	if ok {
+		moved, readErr, err = move(dst, src, left, stall, x.writeStall)
 		resp.Skipped(moved)
 	}
 	x.rec.BytesOut += moved
@@ -150,6 +155,30 @@ func (x *exchange) splice(resp *upstream.Response) bool {
 		x.front.Abort()
 	}
 	return readErr == nil && err == nil
+}
+
+// move moves n bytes from a backend to a client, each of whom may take up to its time
+// for some of them; none where there is no pipe.
+func move(dst, src *net.TCPConn, n int64, readStall, writeStall time.Duration) (moved int64, readErr, writeErr error) {
+	p := splice.Borrow()
+	if p == nil {
+		return 0, nil, nil
+	}
+	defer p.GiveBack()
+	for moved < n {
+		src.SetReadDeadline(time.Now().Add(readStall))
+		if _, err := p.Fill(src, n-moved); err != nil {
+			return moved, err, nil
+		}
+		for p.Held() > 0 {
+			dst.SetWriteDeadline(time.Now().Add(writeStall))
+			k, err := p.Drain(dst)
+			if moved += int64(k); err != nil {
+				return moved, nil, err
+			}
+		}
+	}
+	return moved, nil, nil
 }
 
 // cut ends a response that the backend did not bring to its end. It must not

@@ -3,10 +3,12 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/portico-ingress/portico/router/splice"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
 )
@@ -76,13 +78,39 @@ func (b *h1Body) Read(p []byte) (n int, err error) {
 	default:
 		n, err = b.readLength(p)
 	}
+	b.note(err)
+	return n, err
+}
+
+// note takes note of what reading has come to.
+func (b *h1Body) note(err error) {
 	if err == io.EOF {
 		b.ended = true
 		b.c.watch.arm()
 	} else if err != nil && !b.interruption(err) {
 		b.err = err
 	}
-	return n, err
+}
+
+// Fill implements upstream.Source, for a body with a length in plaintext of which
+// nothing has been read ahead.
+func (c *h1Conn) Fill(p *splice.Pipe) (n int, ok bool, err error) {
+	b := &c.body
+	src, plain := c.nc.(*net.TCPConn)
+	if !plain || b.framing != wire.Length || b.ended || b.err != nil || c.r < c.w {
+		return 0, false, nil
+	}
+	if err = b.patience(); err == nil {
+		n, err = p.Fill(src, b.left)
+		b.pace.got(n, time.Now())
+		if b.left -= int64(n); b.left == 0 {
+			err = io.EOF
+		} else if err != nil {
+			err = cutShort(err)
+		}
+	}
+	b.note(err)
+	return n, true, err
 }
 
 func (b *h1Body) readLength(p []byte) (n int, err error) {

@@ -3,6 +3,8 @@ package upstream
 import (
 	"io"
 	"sync/atomic"
+
+	"github.com/portico-ingress/portico/router/splice"
 )
 
 // replayLimit is how much of a request body is kept to be sent again.
@@ -47,6 +49,17 @@ func (b *replay) Read(p []byte) (n int, err error) {
 	b.kept = append(b.kept, p[:n]...)
 	b.next = len(b.kept)
 	return n, err
+}
+
+// Fill implements Source, once nothing more is kept.
+func (b *replay) Fill(p *splice.Pipe) (n int, ok bool, err error) {
+	src, is := b.Body.(Source)
+	if !is || b.ended || b.next < len(b.kept) || !b.spilt {
+		return 0, false, nil
+	}
+	n, ok, err = src.Fill(p)
+	b.ended = err == io.EOF
+	return n, ok, err
 }
 
 // keep has the body kept, for a request that may be sent again. Of others nothing

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/portico-ingress/portico/router/policy"
+	"github.com/portico-ingress/portico/router/splice"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
 )
@@ -68,6 +69,14 @@ type Body interface {
 	Resume()
 	// Close makes Read return an error, at once and from then on.
 	Close() error
+}
+
+// Source is a Body that may come straight from a socket.
+type Source interface {
+	Body
+	// Fill is Read into an empty pipe, of what is there at once. False: it cannot
+	// be done now, but Read can.
+	Fill(p *splice.Pipe) (n int, ok bool, err error)
 }
 
 // idempotent are the methods of RFC 9110 §9.2.2.

@@ -3,9 +3,11 @@ package upstream
 import (
 	"errors"
 	"io"
+	"net"
 	"sync/atomic"
 	"time"
 
+	"github.com/portico-ingress/portico/router/splice"
 	"github.com/portico-ingress/portico/router/wire"
 )
 
@@ -51,8 +53,11 @@ func (u *upload) run() {
 }
 
 func (u *upload) copyLength(p []byte) {
-	left := u.resp.req.Length
+	left, ok := u.resp.req.Length, true
 	for left > 0 {
+		if left, ok = u.splice(left); left == 0 || !ok {
+			return
+		}
 		u.lift()
 		n, err := u.resp.req.Body.Read(p[:min(int64(len(p)), left)])
 		left -= int64(n)
@@ -65,6 +70,49 @@ func (u *upload) copyLength(p []byte) {
 			return
 		}
 	}
+}
+
+// splice has what is left move from socket to socket as long as that can be done, and
+// returns the rest. False: the upload has come to its end before that.
+func (u *upload) splice(left int64) (int64, bool) {
+	dst, plain := u.resp.conn.nc.(*net.TCPConn)
+	body, can := u.resp.req.Body.(Source)
+	if !plain || !can || left < splice.From {
+		return left, true
+	}
+	p := splice.Borrow()
+	if p == nil {
+		return left, true
+	}
+	defer p.GiveBack()
+	for left > 0 {
+		u.lift()
+		n, ok, err := body.Fill(p)
+		if !ok {
+			break
+		}
+		left -= int64(n)
+		u.taken.Store(left == 0)
+		if !u.drain(p, dst) {
+			return left, false
+		}
+		if err != nil && left > 0 {
+			u.bodyErr = unexpected(err)
+			return left, false
+		}
+	}
+	return left, true
+}
+
+// drain is send of what is in a pipe.
+func (u *upload) drain(p *splice.Pipe, dst *net.TCPConn) bool {
+	timeouts := &u.resp.conn.registry().opts.Timeouts
+	dst.SetWriteDeadline(time.Now().Add(timeouts.Stall))
+	for p.Held() > 0 && u.writeErr == nil {
+		_, u.writeErr = p.Drain(dst)
+	}
+	dst.SetReadDeadline(time.Now().Add(timeouts.Head))
+	return u.writeErr == nil
 }
 
 func (u *upload) copyChunked(p []byte) {

@@ -364,6 +364,10 @@ func (c *h1Conn) refuse(err error) {
 // connection.
 const maxDrain = 256 << 10
 
+// lingerTime is how long a client that has the whole response is listened to, for
+// the sake of its reading it.
+const lingerTime = 2 * time.Second
+
 // finish reports whether the connection may carry another request. No byte of
 // the body may be left on it.
 func (c *h1Conn) finish() bool {
@@ -405,6 +409,6 @@ func (c *h1Conn) linger() {
 	if c.body.ended && c.r == c.w || closeWrite(c.nc) != nil {
 		return
 	}
-	c.reads.set(time.Now().Add(2 * time.Second))
+	c.reads.set(time.Now().Add(lingerTime))
 	io.CopyN(io.Discard, c.nc, maxDrain)
 }

@@ -384,7 +384,7 @@ func (c *h2Conn) end() {
 		c.work.Wait()
 	}
 	if closing && closeWrite(c.nc) == nil {
-		c.nc.SetReadDeadline(time.Now().Add(2 * time.Second))
+		c.nc.SetReadDeadline(time.Now().Add(lingerTime))
 		io.CopyN(io.Discard, c.nc, maxDrain)
 	}
 	c.nc.Close()

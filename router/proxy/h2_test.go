@@ -263,6 +263,43 @@ func TestH2InTurn(t *testing.T) {
 	}
 }
 
+// TestH2EarlyResponse: a client that is answered before it has sent its body is
+// not reset while it may still end the request, nor for calling it off.
+func TestH2EarlyResponse(t *testing.T) {
+	g := newRig(t, func(c *backend.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+		c.Wait()
+	})
+	for name, end := range map[string]func(*http2.Framer, uint32) error{
+		"ended":      func(fr *http2.Framer, id uint32) error { return fr.WriteData(id, true, []byte("hello")) },
+		"called off": func(fr *http2.Framer, id uint32) error { return fr.WriteRSTStream(id, http2.ErrCodeNo) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			fr := handshakeH2(t, g.dialTLS("", "h2"))
+			for id := uint32(1); id < 2*300; id += 2 { // more than may end in vain
+				fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndHeaders: true,
+					BlockFragment: block(":method", "POST", ":scheme", "https", ":authority", "h", ":path", "/x", "content-length", "5")})
+				for over := false; !over; {
+					f, err := fr.ReadFrame()
+					if err != nil {
+						t.Fatal(err)
+					}
+					switch f := f.(type) {
+					case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+						t.Fatalf("at stream %d: %v", id, f)
+					case *http2.DataFrame:
+						over = f.StreamEnded()
+					}
+				}
+				if err := end(fr, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // TestH2Length: a body that is not as long as announced is never complete at
 // the backend.
 func TestH2Length(t *testing.T) {

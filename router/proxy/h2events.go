@@ -28,6 +28,9 @@ func (c *h2Conn) Data(st *h2.Stream, p []byte) {
 	s := st.Owner.(*h2Stream)
 	if s.unwanted {
 		st.Consume(len(p))
+		if s.dropped += len(p); s.dropped > maxDrain {
+			s.readable.ring()
+		}
 		return
 	}
 	s.body.Put(p)

@@ -41,6 +41,7 @@ type h2Stream struct {
 	ended    bool // nothing follows
 	trailers view.Fields
 	unwanted bool // nobody reads the body any more
+	dropped  int  // bytes that came since then
 	// interrupted tells that the body is to be read from another goroutine.
 	interrupted bool
 	err         *h2.StreamError
@@ -177,13 +178,14 @@ func (s *h2Stream) expectation() *fault {
 	return nil
 }
 
-// finish leaves nothing of the stream behind. A request body that nobody wants
-// is not waited for. alone tells that nobody else knows the stream.
+// finish leaves nothing of the stream behind. alone tells that nobody else knows
+// the stream.
 func (s *h2Stream) finish(alone bool) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.discard()
+	s.linger()
 	switch {
 	case s.aborted || !s.sentEnd:
 		s.st.Reset(h2.InternalError)
@@ -200,6 +202,21 @@ func (s *h2Stream) finish(alone bool) {
 	c.flush()
 	if alone {
 		s.recycle()
+	}
+}
+
+// linger gives a client that has the whole response time to end a request whose
+// body nobody wants. A reset says that nothing is wrong (RFC 9113 §8.1), but
+// clients that are sending when it comes may lose the response. c.mu is held.
+func (s *h2Stream) linger() {
+	c, until := s.c, time.Now().Add(lingerTime)
+	for s.sentEnd && !s.aborted && !s.ended && s.err == nil && !s.st.Done() && s.dropped <= maxDrain {
+		c.mu.Unlock()
+		rang := s.readable.wait(until)
+		c.mu.Lock()
+		if !rang {
+			return
+		}
 	}
 }
 

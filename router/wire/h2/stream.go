@@ -200,6 +200,9 @@ func (c *Conn) onReset(h header, p []byte) error {
 	c.over.add(h.id, resetPeer)
 	code := Code(binary.BigEndian.Uint32(p))
 	c.handler.Closed(s, &StreamError{Code: code, Remote: true, Detail: "RST_STREAM"})
+	if s.sendEnded {
+		return nil // it was answered: what is left of the request is called off
+	}
 	return c.inVain()
 }
 

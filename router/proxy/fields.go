@@ -16,6 +16,7 @@ const (
 	requestID            // X-Request-ID
 	protected            // end to end, whatever Connection says
 	trailer              // Trailer: kept where trailers are
+	poison               // Proxy: CGI makes it HTTP_PROXY, which programs obey (CVE-2016-5385)
 )
 
 // classify looks a name up without case and with "_" read as "-", since that is
@@ -42,6 +43,8 @@ func classify(name string) fieldClass {
 			return requestID
 		case "trailer":
 			return trailer
+		case "proxy":
+			return poison
 		case "host", "content-length", "content-type", "content-encoding", "authorization", "cookie",
 			"set-cookie", "expect", "date", "via", "cache-control", "vary", "location", "origin":
 			return protected
@@ -56,8 +59,8 @@ func classify(name string) fieldClass {
 }
 
 // clean removes from a request what must not reach the backend: hop-by-hop
-// fields and those that Connection nominates, underscore names, and what an
-// untrusted peer says about who the client is. In place.
+// fields and those that Connection nominates, underscore names, Proxy, and what
+// an untrusted peer says about who the client is. In place.
 func (e *Engine) clean(fs view.Fields, trusted bool) view.Fields {
 	nominated := nominations(fs)
 	return fs.DelFunc(func(f view.Field) bool {
@@ -65,7 +68,7 @@ func (e *Engine) clean(fs view.Fields, trusted bool) view.Fields {
 			return true
 		}
 		switch classify(f.Name) {
-		case hopByHop:
+		case hopByHop, poison:
 			return true
 		case identity, requestID:
 			return !trusted

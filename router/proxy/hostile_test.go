@@ -148,7 +148,7 @@ func TestBytesOnTheWire(t *testing.T) {
 		"options": {"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: h\r\nOURS\r\n", "h", "80"},
 		"hop by hop": {"GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Hop, X-Real-IP, Authorization, Host\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nProxy-Authorization: y\r\nTE: gzip\r\nUpgrade: websocket\r\nTrailer: z\r\nAuthorization: secret\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: secret\r\nOURS\r\n", "h", "80"},
-		"spoofed identity": {"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.2.3.4\r\nx-forwarded-proto: https\r\nX_Forwarded_For: 1.2.3.4\r\nX-Real-Ip: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Original-URL: /adm\r\nX-Original-Forwarded-For: 1\r\nX-Scheme: https\r\nX-Forwarded-Prefix: /a\r\nX-Forwarded-User: root\r\nX-Forwarded_Host: evil\r\nX-Request-ID: mine\r\nClient-Cert: x\r\nssl-client-verify: SUCCESS\r\nA_b: c\r\nKept: yes\r\n\r\n",
+		"spoofed identity": {"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.2.3.4\r\nx-forwarded-proto: https\r\nX_Forwarded_For: 1.2.3.4\r\nX-Real-Ip: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Original-URL: /adm\r\nX-Original-Forwarded-For: 1\r\nX-Scheme: https\r\nX-Forwarded-Prefix: /a\r\nX-Forwarded-User: root\r\nX-Forwarded_Host: evil\r\nX-Request-ID: mine\r\nClient-Cert: x\r\nssl-client-verify: SUCCESS\r\nA_b: c\r\nProxy: evil:3128\r\nKept: yes\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: h\r\nKept: yes\r\nOURS\r\n", "h", "80"},
 		"TE trailers": {"GET / HTTP/1.1\r\nHost: h\r\nConnection: TE\r\nTE: deflate, trailers\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: h\r\nOURSConnection: TE\r\nTE: trailers\r\n\r\n", "h", "80"},

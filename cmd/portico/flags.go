@@ -161,10 +161,11 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 	fs.BoolVar(&f.AccessLog, "access-log", true, "write one JSON line a request to standard output")
 	fs.BoolVar(&f.AllowUnderscores, "allow-underscores", false, `pass on header fields with "_" in their names`)
 	f.Log.Register(fs, d.logFormat)
-	fs.DurationVar(&f.HandshakeTimeout, "handshake-timeout", 10*time.Second, "time for a PROXY protocol header, and for a TLS handshake")
 	fs.DurationVar(&f.DrainDelay, "drain-delay", d.drainDelay, "on SIGTERM, how long to go on accepting: until load balancers have noticed")
 	fs.DurationVar(&f.DrainTimeout, "drain-timeout", d.drainTimeout, "on SIGTERM, how long requests in flight and tunnels may take to finish")
-	f.registerTimeouts(fs)
+	f.eachTimeout(func(field *time.Duration, name string, value time.Duration, usage string) {
+		fs.DurationVar(field, name, value, usage)
+	})
 	f.Limits.register(fs)
 }
 
@@ -201,9 +202,16 @@ func (f *proxyFlags) options() (*proxyOptions, error) {
 	if err := f.Log.Validate(); err != nil {
 		errs = append(errs, err)
 	}
-	if f.DrainDelay < 0 || f.DrainTimeout < 0 {
-		check("drain-delay", errors.New("drain times must not be negative"))
+	for flag, d := range map[string]time.Duration{"drain-delay": f.DrainDelay, "drain-timeout": f.DrainTimeout} {
+		if d < 0 {
+			check(flag, fmt.Errorf("%s is negative", d))
+		}
 	}
+	f.eachTimeout(func(field *time.Duration, name string, _ time.Duration, _ string) {
+		if *field <= 0 {
+			check(name, fmt.Errorf("%s is not above 0; where there is to be no limit, give a long time, as 8760h", *field))
+		}
+	})
 	errs = append(errs, f.Limits.validate()...)
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return o, errors.Join(errs...)
@@ -217,27 +225,18 @@ func portOf(addr string) int {
 
 func listenPort(ln net.Listener) int { return portOf(ln.Addr().String()) }
 
-// registerTimeouts registers one flag for each phase of a request. Zero means
-// the default, which the usage names.
-func (f *proxyFlags) registerTimeouts(fs *pflag.FlagSet) {
+// eachTimeout yields one flag for each phase of a request, with its default.
+func (f *proxyFlags) eachTimeout(yield func(field *time.Duration, name string, value time.Duration, usage string)) {
 	t, u := &f.Timeouts, &f.Upstream
-	for _, d := range []struct {
-		field *time.Duration
-		name  string
-		value time.Duration
-		usage string
-	}{
-		{&t.ReadHeader, "client-header-timeout", 10 * time.Second, "time for a request head to arrive"},
-		{&t.Idle, "client-idle-timeout", 75 * time.Second, "time that a client connection may wait for its next request"},
-		{&t.BodyStall, "client-body-timeout", time.Minute, "time between two reads of a request body; see also --client-body-min-rate"},
-		{&t.BodyGrace, "client-body-grace", 10 * time.Second, "time for a request body before --client-body-min-rate counts"},
-		{&t.WriteStall, "client-write-timeout", time.Minute, "time for a client to take what is written to it"},
-		{&t.Tunnel, "tunnel-timeout", time.Hour, "time without a byte in either direction after which a WebSocket or other upgraded connection ends"},
-		{&u.Connect, "backend-connect-timeout", 5 * time.Second, "time to connect to an endpoint"},
-		{&u.Head, "backend-response-timeout", time.Minute, "time for a backend to begin its response"},
-		{&u.Stall, "backend-stall-timeout", time.Minute, "time between two reads or writes of a backend connection"},
-		{&u.KeepAlive, "backend-idle-timeout", 55 * time.Second, "time that an unused backend connection is kept"},
-	} {
-		fs.DurationVar(d.field, d.name, d.value, d.usage)
-	}
+	yield(&f.HandshakeTimeout, "handshake-timeout", 10*time.Second, "time for a PROXY protocol header, and for a TLS handshake")
+	yield(&t.ReadHeader, "client-header-timeout", 10*time.Second, "time for a request head to arrive")
+	yield(&t.Idle, "client-idle-timeout", 75*time.Second, "time that a client connection may wait for its next request")
+	yield(&t.BodyStall, "client-body-timeout", time.Minute, "time between two reads of a request body; see also --client-body-min-rate")
+	yield(&t.BodyGrace, "client-body-grace", 10*time.Second, "time for a request body before --client-body-min-rate counts")
+	yield(&t.WriteStall, "client-write-timeout", time.Minute, "time for a client to take what is written to it")
+	yield(&t.Tunnel, "tunnel-timeout", time.Hour, "time without a byte in either direction after which a WebSocket or other upgraded connection ends")
+	yield(&u.Connect, "backend-connect-timeout", 5*time.Second, "time to connect to an endpoint")
+	yield(&u.Head, "backend-response-timeout", time.Minute, "time for a backend to begin its response")
+	yield(&u.Stall, "backend-stall-timeout", time.Minute, "time between two reads or writes of a backend connection")
+	yield(&u.KeepAlive, "backend-idle-timeout", 55*time.Second, "time that an unused backend connection is kept")
 }

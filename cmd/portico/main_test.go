@@ -64,6 +64,8 @@ func TestExitCodes(t *testing.T) {
 		"broken manifest":    {[]string{"explain", "http://x/", "-f", broken}, 2, "broken.yaml:4"},
 		"two sources":        {[]string{"explain", "http://x/", "-f", samples, "--kubeconfig", "x"}, 2, "either"},
 		"bad limits":         {[]string{"serve", "-f", samples, "--max-header-bytes", "7", "--backend-eject-time", "0s"}, 2, "--backend-eject-time ($PORTICO_BACKEND_EJECT_TIME)"},
+		"no time":            {[]string{"serve", "-f", samples, "--tunnel-timeout", "0", "--max-uri-bytes", "7"}, 2, "--tunnel-timeout ($PORTICO_TUNNEL_TIMEOUT): 0s is not above 0"},
+		"negative time":      {[]string{"serve", "-f", samples, "--drain-timeout", "-1s"}, 2, "--drain-timeout ($PORTICO_DRAIN_TIMEOUT): -1s is negative"},
 		"acme e-mail alone":  {[]string{"serve", "-f", samples, "--acme-email", "a@example.com"}, 2, "--acme-directory ($PORTICO_ACME_DIRECTORY): is missing"},
 		"acme by http":       {[]string{"serve", "-f", samples, "--acme-directory", "http://ca.example/dir"}, 2, "is not an https URL"},
 		"acme EAB":           {[]string{"serve", "-f", samples, "--acme-directory", "https://ca.example/dir", "--acme-eab-key-id", "x"}, 2, "both keyID and keyFile"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -106,6 +107,7 @@ func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *vie
 	// When ctx ends the connection is closed: crypto/tls need not watch it with a
 	// goroutine of its own.
 	if err := tlsConn.HandshakeContext(context.WithoutCancel(ctx)); err != nil {
+		answerPlaintext(err)
 		return nil, err
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
@@ -115,4 +117,20 @@ func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *vie
 	info.TLS = &view.TLS{Protocol: state.NegotiatedProtocol, Version: state.Version, Cipher: state.CipherSuite, Policy: t.Policy}
 	info.TLS.ServerName, info.TLS.Covers = t.Covers(state.ServerName)
 	return tlsConn, nil
+}
+
+// answerPlaintext tells a client that speaks HTTP where TLS is spoken what is
+// wrong, if err is from its handshake.
+func answerPlaintext(err error) {
+	var broken tls.RecordHeaderError
+	if !errors.As(err, &broken) || broken.Conn == nil {
+		return
+	}
+	for _, b := range broken.RecordHeader {
+		if b != ' ' && b != '/' && (b < 'A' || b > 'Z') { // GET /, POST, OPTIO
+			return
+		}
+	}
+	const body = "400 Bad Request: HTTP was spoken to a port of HTTPS; ask with https://\n"
+	fmt.Fprintf(broken.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
 }

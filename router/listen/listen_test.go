@@ -215,6 +215,22 @@ func TestHandshakeTimeout(t *testing.T) {
 	}
 }
 
+// TestPlaintextWhereTLSIsSpoken: who speaks HTTP is told so, who speaks anything
+// else is not.
+func TestPlaintextWhereTLSIsSpoken(t *testing.T) {
+	s := start(t, Options{Listeners: []Listener{{Socket: socket(t), TLS: &TLS{Config: &tls.Config{}}}}})
+	for sent, want := range map[string]string{
+		"GET / HTTP/1.1\r\nHost: h\r\n\r\n": "HTTP/1.1 400 Bad Request\r\n",
+		"SSH-2.0-OpenSSH_9.2\r\n":           "",
+	} {
+		c, r := dial(t, s)
+		fmt.Fprint(c, sent)
+		if got, _ := io.ReadAll(r); !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
+			t.Errorf("%q is answered %q", sent, got)
+		}
+	}
+}
+
 // TestPanicCostsOneConnection: a handshake that panics ends its connection, and
 // the next one is served.
 func TestPanicCostsOneConnection(t *testing.T) {

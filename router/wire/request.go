@@ -82,7 +82,7 @@ func ParseRequest(head []byte, l *Limits, h *RequestHead) error {
 func (h *RequestHead) parseLine(line string, l *Limits) error {
 	method, rest, ok := strings.Cut(line, " ")
 	target, version, ok2 := strings.Cut(rest, " ")
-	if !ok || !ok2 || !ValidName(method) {
+	if !ok || !ok2 || !ValidName(method) || strings.Contains(version, " ") {
 		return bad("request_line", "the request line is not METHOD TARGET VERSION with single spaces")
 	}
 	switch {

@@ -171,6 +171,15 @@ func TestParseRequestRefuses(t *testing.T) {
 	}
 }
 
+// TestRequestLineDetail: a version that is there is not said to be missing.
+func TestRequestLineDetail(t *testing.T) {
+	for _, raw := range []string{"GET  / HTTP/1.1", "GET /a b HTTP/1.1", "GET / HTTP/1.1 "} {
+		if _, _, err := parse(raw + "\r\nHost: h\r\n\r\n"); err == nil || !strings.Contains(err.Error(), "single spaces") {
+			t.Errorf("%q: %v", raw, err)
+		}
+	}
+}
+
 func TestParseRequestAllocations(t *testing.T) {
 	raw := []byte("GET /a HTTP/1.1\r\nHost: h\r\nAccept: */*\r\nUser-Agent: x\r\n\r\n")
 	h := RequestHead{Fields: make(view.Fields, 0, 8)}

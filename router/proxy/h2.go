@@ -86,17 +86,25 @@ func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read
 
 // serve runs until the connection ends or is parked.
 func (c *h2Conn) serve(read []byte) {
-	defer c.e.guard(c.close)
+	defer c.e.guard(c.abort)
 	if c.read(read) == taken {
 		return
 	}
 	c.end()
-	c.work.Wait()
 	c.close()
 }
 
-// close leaves nothing of the connection behind.
+// abort ends a connection that nobody reads any more, nobody knows in what state.
+func (c *h2Conn) abort() {
+	c.mu.Lock()
+	c.lose("the connection failed")
+	c.mu.Unlock()
+	c.close()
+}
+
+// close leaves nothing of the connection behind, once its streams have ended.
 func (c *h2Conn) close() {
+	c.work.Wait()
 	c.mu.Lock()
 	if c.farewell != nil {
 		c.farewell.Stop()

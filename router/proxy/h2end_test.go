@@ -72,3 +72,59 @@ func TestH2DepartClosing(t *testing.T) {
 		t.Errorf("%d bytes behind the last GOAWAY", len(c.conn.Out())-before)
 	}
 }
+
+// faulty panics with what it reads once it is told to.
+type faulty struct {
+	net.Conn
+	now <-chan struct{}
+}
+
+func (f faulty) Read(p []byte) (int, error) {
+	n, err := f.Conn.Read(p)
+	select {
+	case <-f.now:
+		panic("a bug")
+	default:
+		return n, err
+	}
+}
+
+// TestH2Panic: a connection on which reading panics is not over before its streams,
+// which end with it.
+func TestH2Panic(t *testing.T) {
+	asked := make(chan struct{})
+	g := newRig(t, func(c *backend.Conn) {
+		c.Head()
+		close(asked)
+		c.Wait()
+	})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	over := make(chan int, 1)
+	go func() {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		g.engine.ServeConn(t.Context(), faulty{nc, asked}, &view.Conn{TLS: &view.TLS{Protocol: "h2"}}, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			over <- len(g.records)
+		})
+	}()
+	nc, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fr := handshakeH2(t, g.client(nc))
+	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true,
+		BlockFragment: block(":method", "GET", ":scheme", "https", ":authority", "h", ":path", "/")})
+	<-asked
+	fr.WritePing(false, [8]byte{})
+	if ended := <-over; ended != 1 || g.engine.Panics() != 1 {
+		t.Errorf("%d streams had ended, %d panics", ended, g.engine.Panics())
+	}
+}

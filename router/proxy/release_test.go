@@ -1,6 +1,10 @@
 package proxy
 
-import "testing"
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
 
 // TestMemoryRelease: memory is given back when many connections were parked, and
 // again only when they are many more.
@@ -27,4 +31,20 @@ func TestMemoryRelease(t *testing.T) {
 	if _, pending := state(); !pending {
 		t.Error("many more are not enough")
 	}
+}
+
+// TestMemoryReleaseWhileBusy: connections that are parked one behind the other do not
+// put it off for ever.
+func TestMemoryReleaseWhileBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &memoryRelease{}
+		for parked := releaseFrom; parked < 2*releaseFrom; parked++ {
+			r.note(parked)
+			time.Sleep(releaseAfter / 2)
+		}
+		if r.mu.Lock(); r.count != 1 {
+			t.Errorf("memory was given back %d times", r.count)
+		}
+		r.mu.Unlock()
+	})
 }

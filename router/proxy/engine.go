@@ -171,7 +171,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
-// ServeConn serves one connection until it ends, closes it, and calls over; it
+// ServeConn serves one connection until it ends, and calls over, which closes it; it
 // returns before that when the connection is idle and needs no goroutine. info must
 // be complete and is not written. When ctx ends the connection is cut, whatever is
 // under way on it.

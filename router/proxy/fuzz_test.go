@@ -47,7 +47,7 @@ func FuzzEngine(f *testing.F) {
 		client, server := net.Pipe()
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			e.ServeConn(t.Context(), server, &view.Conn{Peer: netip.MustParseAddrPort("192.0.2.2:1")}, func() {})
+			e.ServeConn(t.Context(), server, &view.Conn{Peer: netip.MustParseAddrPort("192.0.2.2:1")}, func() { server.Close() })
 		})
 		wg.Go(func() { io.Copy(io.Discard, client) })
 		client.Write(raw)

@@ -96,7 +96,6 @@ func (c *h1Conn) serve() {
 func (c *h1Conn) end() {
 	c.uncut()
 	c.e.untrack(c)
-	part(c.nc)
 	c.over()
 }
 

@@ -112,7 +112,6 @@ func (c *h2Conn) close() {
 	c.mu.Unlock()
 	c.uncut()
 	c.e.untrackH2(c)
-	part(c.nc)
 	c.over()
 }
 

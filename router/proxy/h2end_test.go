@@ -110,6 +110,7 @@ func TestH2Panic(t *testing.T) {
 			return
 		}
 		g.engine.ServeConn(t.Context(), faulty{nc, asked}, &view.Conn{TLS: &view.TLS{Protocol: "h2"}}, func() {
+			nc.Close()
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			over <- len(g.records)

@@ -45,7 +45,7 @@ func TestHold(t *testing.T) {
 			served.Go(func() {
 				var err error
 				if below.Conn, err = ln.Accept(); err == nil {
-					g.engine.ServeConn(t.Context(), tls.Server(below, serverTLS), &view.Conn{TLS: &view.TLS{}}, func() {})
+					g.engine.ServeConn(t.Context(), tls.Server(below, serverTLS), &view.Conn{TLS: &view.TLS{}}, func() { below.Close() })
 				}
 			})
 			nc, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true})

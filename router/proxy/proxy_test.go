@@ -710,7 +710,7 @@ func TestFirstHead(t *testing.T) {
 	defer client.Close()
 	go io.Copy(io.Discard, client)
 	d := &deadlines{Conn: server}
-	New(Options{Log: logr.Discard()}).ServeConn(t.Context(), d, &view.Conn{}, func() {})
+	New(Options{Log: logr.Discard()}).ServeConn(t.Context(), d, &view.Conn{}, func() { server.Close() })
 	if len(d.until) != 2 || d.until[1].After(d.until[0]) {
 		t.Errorf("the first byte put the deadline off: %v", d.until)
 	}

@@ -182,7 +182,10 @@ func (g *rig) serve(ctx context.Context, nc net.Conn, config *tls.Config, over f
 			Covers: func(host string) bool { return strings.HasSuffix(host, "covered.example") }}
 		nc = tc
 	}
-	g.engine.ServeConn(ctx, nc, info, over)
+	g.engine.ServeConn(ctx, nc, info, func() {
+		nc.Close()
+		over()
+	})
 }
 
 var serverTLS = selfSigned()

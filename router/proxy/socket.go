@@ -37,14 +37,6 @@ func farewellOf(nc net.Conn) farewell {
 	return nil
 }
 
-// part closes a connection, and lets what is held back go first.
-func part(nc net.Conn) {
-	if farewellOf(nc) != nil {
-		_ = closeWrite(nc)
-	}
-	nc.Close()
-}
-
 // closeWrite ends the sending half of a connection.
 func closeWrite(nc net.Conn) error {
 	if c, ok := nc.(interface{ CloseWrite() error }); ok {

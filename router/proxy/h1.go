@@ -228,6 +228,7 @@ func (c *h1Conn) await() outcome {
 			}
 			continue
 		}
+		err = c.lastLook(err)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.idle = false; err != nil {
@@ -236,6 +237,18 @@ func (c *h1Conn) await() outcome {
 		}
 		return more
 	}
+}
+
+// lastLook reads what has come although the wait is over: it was sent in time, and is
+// only noticed late.
+func (c *h1Conn) lastLook(err error) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !readable(c.nc) {
+		return err
+	}
+	c.mu.Lock()
+	c.reads.set(time.Now().Add(lookWait))
+	c.mu.Unlock()
+	return c.fill()
 }
 
 // limitWait sets the read deadline, and reports whether the connection is then to

@@ -55,6 +55,7 @@ type h2Conn struct {
 	armed     time.Time // the read deadline
 	lastRead  time.Time
 	idleSince time.Time // when the last stream ended
+	looked    time.Time // the idleSince whose end was put off
 	partial   time.Time // when what is incomplete began to come; zero: nothing is
 	pinged    time.Time // zero: no answer is due
 	farewell  *time.Timer
@@ -214,7 +215,11 @@ func (c *h2Conn) deadline() time.Time {
 	case c.busy():
 		return c.lastRead.Add(h2PingAfter)
 	}
-	return c.idleSince.Add(t.Idle)
+	until := c.idleSince.Add(t.Idle)
+	if c.looked.Equal(c.idleSince) {
+		until = until.Add(lookWait)
+	}
+	return until
 }
 
 // busy reports whether idleSince is not known yet: a stream that is over may still
@@ -295,6 +300,8 @@ func (c *h2Conn) patient() bool {
 			c.pinged = now
 		case c.busy():
 			return false
+		case c.partial.IsZero() && !c.looked.Equal(c.idleSince) && readable(c.nc):
+			c.looked = c.idleSince // what has come was sent in time, and is only noticed late
 		default:
 			c.conn.GoAway()
 			c.closing = true

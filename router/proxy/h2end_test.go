@@ -98,29 +98,13 @@ func TestH2Panic(t *testing.T) {
 		close(asked)
 		c.Wait()
 	})
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
 	over := make(chan int, 1)
-	go func() {
-		nc, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		g.engine.ServeConn(t.Context(), faulty{nc, asked}, &view.Conn{TLS: &view.TLS{Protocol: "h2"}}, func() {
-			nc.Close()
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			over <- len(g.records)
-		})
-	}()
-	nc, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	fr := handshakeH2(t, g.client(nc))
+	c := g.dialThrough("h2", func(nc *net.TCPConn) net.Conn { return faulty{nc, asked} }, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		over <- len(g.records)
+	})
+	fr := handshakeH2(t, c)
 	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true,
 		BlockFragment: block(":method", "GET", ":scheme", "https", ":authority", "h", ":path", "/")})
 	<-asked

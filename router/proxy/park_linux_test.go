@@ -52,27 +52,29 @@ func (g *rig) askers() map[string]func() asker {
 	h1 := func(c *client) asker {
 		return asker{c, func() int { status, _ := c.do(get); return status }}
 	}
-	h2 := func(c *client) asker {
-		c.t.Helper()
-		fr := handshakeH2(c.t, c)
-		id := uint32(1)
-		return asker{c, func() int {
-			c.t.Helper()
-			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndHeaders: true, EndStream: true,
-				BlockFragment: block(":method", "GET", ":scheme", "https", ":authority", "h", ":path", "/")})
-			id += 2
-			if firstStatus(c.t, fr) != "200" {
-				return 0
-			}
-			return 200
-		}}
-	}
 	return map[string]func() asker{
 		"plain h1": func() asker { return h1(g.dial()) },
 		"TLS h1":   func() asker { return h1(g.dialTLS("", "http/1.1")) },
-		"plain h2": func() asker { return h2(g.dial()) },
-		"TLS h2":   func() asker { return h2(g.dialTLS("", "h2")) },
+		"plain h2": func() asker { return askerH2(g.dial()) },
+		"TLS h2":   func() asker { return askerH2(g.dialTLS("", "h2")) },
 	}
+}
+
+// askerH2 speaks HTTP/2.
+func askerH2(c *client) asker {
+	c.t.Helper()
+	fr := handshakeH2(c.t, c)
+	id := uint32(1)
+	return asker{c, func() int {
+		c.t.Helper()
+		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndHeaders: true, EndStream: true,
+			BlockFragment: block(":method", "GET", ":scheme", "https", ":authority", "h", ":path", "/")})
+		id += 2
+		if firstStatus(c.t, fr) != "200" {
+			return 0
+		}
+		return 200
+	}}
 }
 
 // eachAsker runs a test with every kind of connection, each with an engine of its

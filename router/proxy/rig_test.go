@@ -287,6 +287,35 @@ func (g *rig) checkCanary() {
 	}
 }
 
+// dialThrough returns a client whose connection the engine has as wrap gives it, and
+// closes when it calls over.
+func (g *rig) dialThrough(protocol string, wrap func(*net.TCPConn) net.Conn, over func()) *client {
+	g.t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer ln.Close()
+	nc, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	c := g.client(nc)
+	theirs, err := ln.Accept()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	info := &view.Conn{}
+	if protocol == "h2" {
+		info.TLS = &view.TLS{Protocol: protocol}
+	}
+	go g.engine.ServeConn(g.t.Context(), wrap(theirs.(*net.TCPConn)), info, func() {
+		theirs.Close()
+		over()
+	})
+	return c
+}
+
 // h2 returns an HTTP/2 client of one connection.
 func (g *rig) h2(sni string) *http2.ClientConn {
 	g.t.Helper()

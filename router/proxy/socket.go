@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // socketOf returns the socket beneath TLS and a PROXY header; nil: there is none.
@@ -19,6 +21,27 @@ func socketOf(nc net.Conn) *net.TCPConn {
 		return tcp
 	}
 	return nil
+}
+
+// lookWait is more than enough to read what is readable.
+const lookWait = time.Second
+
+// readable reports whether there is something on the socket that nobody has read yet,
+// be it its end.
+func readable(nc net.Conn) (yes bool) {
+	tcp := socketOf(nc)
+	if tcp == nil {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		yes = n > 0 && err == nil
+	})
+	return yes && err == nil
 }
 
 // farewell is the connection below TLS where it can hold the last bytes back, so that

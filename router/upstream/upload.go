@@ -162,7 +162,7 @@ func (u *upload) finish(final bool) bool {
 		switch {
 		case u.broken.Load():
 		case u.taken.Load():
-			u.resp.conn.nc.SetWriteDeadline(time.Now().Add(time.Second))
+			return u.sentWithin(time.Second)
 		default:
 			u.cutOff = true
 			u.resp.conn.close()
@@ -170,7 +170,20 @@ func (u *upload) finish(final bool) bool {
 		}
 		<-u.done
 	}
+	return u.sent()
+}
+
+// sent reports whether the whole body was sent. done is closed.
+func (u *upload) sent() bool {
 	return u.bodyErr == nil && u.writeErr == nil && u.panicked == nil
+}
+
+// sentWithin waits for the end of the upload no longer than that. It sets no deadline:
+// send may be about to set another one.
+func (u *upload) sentWithin(wait time.Duration) bool {
+	late := time.AfterFunc(wait, u.resp.conn.close)
+	<-u.done
+	return late.Stop() && u.sent()
 }
 
 func unexpected(err error) error {

@@ -191,7 +191,7 @@ func (c *h1Conn) request() view.Request {
 func (c *h1Conn) readHead() (start time.Time, n int, err error) {
 	start = time.Now()
 	var scan wire.HeadScanner
-	for waits := false; ; waits = true {
+	for waits, looked := false, false; ; waits = true {
 		n, err := scan.Scan(c.buf[c.r:c.w], &c.e.opts.Limits)
 		if n > 0 || err != nil {
 			return start, n, err
@@ -199,7 +199,10 @@ func (c *h1Conn) readHead() (start time.Time, n int, err error) {
 		if !waits {
 			c.reads.set(c.headDeadline(start))
 		}
-		if err := c.fill(); err != nil {
+		if err = c.fill(); err != nil && !looked {
+			err, looked = c.lastLook(err), true
+		}
+		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return start, 0, &wire.Error{Status: 408, Reason: "head_timeout", Detail: "the request head came too slowly"}
 			}

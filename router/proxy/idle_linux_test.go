@@ -16,6 +16,7 @@ import (
 // and not before.
 type tardy struct {
 	net.Conn
+	reads atomic.Int32 // that returned something
 	told  atomic.Bool
 	was   atomic.Bool  // told
 	until atomic.Int64 // the read deadline
@@ -39,7 +40,11 @@ func (c *tardy) Read(p []byte) (int, error) {
 	if c.was.Load() && c.until.Load() < time.Now().UnixNano() {
 		return 0, os.ErrDeadlineExceeded
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.reads.Add(1)
+	}
+	return n, err
 }
 
 // come waits for something to read.
@@ -79,6 +84,22 @@ func TestIdleLast(t *testing.T) {
 			<-over
 		})
 	}
+}
+
+// TestHeadLast: a head whose rest is there when its time is up is complete.
+func TestHeadLast(t *testing.T) {
+	slow := &tardy{}
+	g := newRig(t, backend.OK("ok"), func(o *Options) { o.Timeouts.ReadHeader = 1 })
+	over := make(chan struct{})
+	c := g.dialThrough("http/1.1", func(nc *net.TCPConn) net.Conn { slow.Conn = nc; return slow }, func() { close(over) })
+	c.send(get[:10])
+	eventually(t, "the first piece is read", func() bool { return slow.reads.Load() == 1 })
+	slow.told.Store(true)
+	if status, _ := c.do(get[10:]); status != 200 || slow.told.Load() {
+		t.Error(status)
+	}
+	c.Close()
+	<-over
 }
 
 // idle waits until no HTTP/2 connection has a stream.

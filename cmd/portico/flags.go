@@ -127,6 +127,7 @@ type proxyFlags struct {
 	TrustedProxies    []string
 	ProxyProtocolFrom []string
 	AccessLog         bool
+	AccessFormat      string
 	AllowUnderscores  bool
 	Log               program.LogFlags
 	HandshakeTimeout  time.Duration
@@ -158,7 +159,8 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 		"addresses or CIDRs of proxies in front whose X-Forwarded-* fields are believed")
 	fs.StringSliceVar(&f.ProxyProtocolFrom, "proxy-protocol-from", nil,
 		"addresses or CIDRs of senders that begin every connection with a PROXY protocol header (version 1 or 2)")
-	fs.BoolVar(&f.AccessLog, "access-log", true, "write one JSON line a request to standard output")
+	fs.BoolVar(&f.AccessLog, "access-log", true, "write one line a request to standard output")
+	fs.StringVar(&f.AccessFormat, "access-log-format", "json", "json, or nginx: the default format of ingress-nginx, without queries and users")
 	fs.BoolVar(&f.AllowUnderscores, "allow-underscores", false, `pass on header fields with "_" in their names`)
 	f.Log.Register(fs, d.logFormat)
 	fs.DurationVar(&f.DrainDelay, "drain-delay", d.drainDelay, "on SIGTERM, how long to go on accepting: until load balancers have noticed")
@@ -168,6 +170,9 @@ func (f *proxyFlags) register(fs *pflag.FlagSet, d proxyDefaults) {
 	})
 	f.Limits.register(fs)
 }
+
+// accessFormats are the values of --access-log-format.
+var accessFormats = map[string]proxy.AccessFormat{"json": proxy.JSONLine, "nginx": proxy.NginxLine}
 
 // options are the parsed proxyFlags.
 type proxyOptions struct {
@@ -198,6 +203,9 @@ func (f *proxyFlags) options() (*proxyOptions, error) {
 	check("proxy-protocol-from", err)
 	if o.redirectPort < 0 || o.redirectPort > 65535 {
 		check("https-redirect-port", fmt.Errorf("%d is not a port", o.redirectPort))
+	}
+	if accessFormats[f.AccessFormat] == nil {
+		check("access-log-format", fmt.Errorf("%q is neither json nor nginx", f.AccessFormat))
 	}
 	if err := f.Log.Validate(); err != nil {
 		errs = append(errs, err)

@@ -77,7 +77,7 @@ func newPlane(flags *proxyFlags, o *proxyOptions, r *routing, loopback bool, acc
 	})
 	observers := proxy.Observers{p.metrics}
 	if flags.AccessLog {
-		p.accessLog = proxy.NewAccessLog(accessLog, accessLogLines)
+		p.accessLog = proxy.NewAccessLog(accessLog, accessFormats[flags.AccessFormat], accessLogLines)
 		observers = append(observers, p.accessLog)
 	}
 	engine := proxy.Options{
@@ -256,7 +256,7 @@ func (p *plane) shutDown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, p.flags.DrainTimeout)
 	defer cancel()
 	if cut := p.server.Drain(ctx); cut > 0 {
-		p.log.Info("drain timeout: connections were cut", "connections", cut)
+		p.log.Info("connections were cut: --drain-timeout was over before what they carried", "connections", cut)
 		return
 	}
 	p.log.Info("drained: nothing was cut")

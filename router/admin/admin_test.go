@@ -73,7 +73,9 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{t: t, metrics: admin.NewMetrics(), served: make(chan uint64, 16)}
 	f.pub = publish.New(publish.Options{Registry: registry, Certs: certs, OnPublish: f.onPublish, Log: logr.Discard()})
 	f.sources = admin.Sources{Publisher: f.pub, Registry: registry, Certs: certs, AccessLogDrops: f.drops.Load,
-		Connections: func() admin.Connections { return admin.Connections{Open: 3, Limit: 4, Refused: 5} }}
+		Connections: func() admin.Connections {
+			return admin.Connections{Open: 3, Limit: 4, Refused: 5, FailedHeaders: 6, FailedHandshakes: 8}
+		}}
 	f.metrics.Watch(f.sources)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -194,6 +196,7 @@ func TestMetrics(t *testing.T) {
 		`portico_problems{reason="CertificateUnusable"} 1`,
 		"portico_access_log_dropped_total 7\n",
 		"portico_connections 3\n", "portico_connections_limit 4\n", "portico_refused_connections_total 5\n",
+		`portico_failed_connections_total{stage="proxy_protocol"} 6`, `portico_failed_connections_total{stage="tls_handshake"} 8`,
 	)
 	if _, body := get(t, h, "/metrics"); strings.Contains(body, `{host="api.example.com"}`) {
 		t.Error("the date of the default certificate is shown as that of a host that has none of its own")

@@ -39,6 +39,9 @@ type Connections struct {
 	Open    int   // now
 	Limit   int   // how many may be open at once
 	Refused int64 // so far, because as many as Limit were open
+	// FailedHeaders and FailedHandshakes are those that ended, so far, for a PROXY
+	// protocol header or a TLS handshake.
+	FailedHeaders, FailedHandshakes int64
 }
 
 // routes yields every route of a table, the global default included.
@@ -79,6 +82,7 @@ var (
 	connectionsDesc = describe("portico_connections", "Connections of clients that are open.")
 	limitDesc       = describe("portico_connections_limit", "Connections of clients that may be open at once: --max-connections.")
 	tooManyDesc     = describe("portico_refused_connections_total", "Connections of clients that were closed at once, because as many as may be were open.")
+	failedDesc      = describe("portico_failed_connections_total", "Connections of clients that ended before their first request, because of a PROXY protocol header or a TLS handshake that failed.", "stage")
 	degradedDesc    = describe("portico_degraded", "1 for a part that is waited for or degraded, such as an apiserver that does not answer; /readyz?verbose says why.", "check")
 )
 
@@ -92,7 +96,7 @@ type stateCollector struct{ sources Sources }
 
 // Describe implements prometheus.Collector.
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, notBeforeDesc, renewalDesc, entriesDesc, problemsDesc, ejectedDesc, ejectionsDesc, retriesDesc, waitedDesc, connectionsDesc, limitDesc, tooManyDesc} {
+	for _, d := range []*prometheus.Desc{generationDesc, publishedDesc, hostsDesc, routesDesc, endpointsDesc, poolsDesc, certificateDesc, notBeforeDesc, renewalDesc, entriesDesc, problemsDesc, ejectedDesc, ejectionsDesc, retriesDesc, waitedDesc, connectionsDesc, limitDesc, tooManyDesc, failedDesc} {
 		ch <- d
 	}
 }
@@ -201,6 +205,8 @@ func (c *stateCollector) connections(gauge gaugeFunc, counter counterFunc) {
 	gauge(connectionsDesc, float64(n.Open))
 	gauge(limitDesc, float64(n.Limit))
 	counter(tooManyDesc, n.Refused)
+	counter(failedDesc, n.FailedHeaders, "proxy_protocol")
+	counter(failedDesc, n.FailedHandshakes, "tls_handshake")
 }
 
 // managed shows how the certificates that are asked for are getting on.

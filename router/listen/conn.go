@@ -33,6 +33,7 @@ func (s *Server) serve(ctx context.Context, accepted net.Conn, t *TLS) {
 	info := &view.Conn{Peer: addrPort(accepted.RemoteAddr()), Local: addrPort(accepted.LocalAddr())}
 	conn, err := s.proxyHeader(accepted, info)
 	if err != nil {
+		s.failed(&s.headers)
 		s.opts.Log.V(1).Info("refused a connection", "peer", info.Peer.String(), "reason", err.Error())
 		over()
 		return
@@ -40,6 +41,7 @@ func (s *Server) serve(ctx context.Context, accepted net.Conn, t *TLS) {
 	if t != nil {
 		tlsConn, err := s.handshake(ctx, conn, t, info)
 		if err != nil {
+			s.failed(&s.shakes)
 			s.opts.Log.V(1).Info("TLS handshake failed", "peer", info.Peer.String(), "reason", err.Error())
 			over()
 			return
@@ -54,6 +56,13 @@ func (s *Server) serve(ctx context.Context, accepted net.Conn, t *TLS) {
 		}
 	}
 	s.opts.Handler.ServeConn(ctx, conn, info, over)
+}
+
+// failed counts a connection that did not become ready.
+func (s *Server) failed(count *int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*count++
 }
 
 // closeTLS says goodbye (close_notify). For a peer that does not read, crypto/tls

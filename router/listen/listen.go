@@ -90,6 +90,8 @@ type Server struct {
 	mu        sync.Mutex
 	conns     map[net.Conn]struct{}
 	refused   int64              // connections that were one too many
+	headers   int64              // Stats.FailedHeaders
+	shakes    int64              // Stats.FailedHandshakes
 	told      time.Time          // when the log had that last
 	cut       context.CancelFunc // ends the context of every connection
 	draining  bool
@@ -323,13 +325,16 @@ type Stats struct {
 	Open    int   // now
 	Limit   int   // Options.MaxConns
 	Refused int64 // so far, because as many as Limit were open
+	// FailedHeaders and FailedHandshakes are those that ended, so far, because the
+	// PROXY protocol header was not there or not right, or the TLS handshake failed.
+	FailedHeaders, FailedHandshakes int64
 }
 
 // Stats returns what the server counts.
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Open: len(s.conns), Limit: s.opts.MaxConns, Refused: s.refused}
+	return Stats{Open: len(s.conns), Limit: s.opts.MaxConns, Refused: s.refused, FailedHeaders: s.headers, FailedHandshakes: s.shakes}
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -192,7 +192,8 @@ func TestProxyProtocol(t *testing.T) {
 		"not this range": {[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, "PROXY TCP4 192.0.2.7 192.0.2.1 12345 80\r\n", "127.0.0.1|plain|PROXY TCP4 192.0.2.7 192.0.2.1 12345 80"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, r := dial(t, start(t, Options{ProxyProtocolFrom: tc.from}))
+			s := start(t, Options{ProxyProtocolFrom: tc.from})
+			c, r := dial(t, s)
 			fmt.Fprint(c, tc.header)
 			got := ask(t, c, r, "hello")
 			if strings.Contains(got, "reset") {
@@ -200,6 +201,9 @@ func TestProxyProtocol(t *testing.T) {
 			}
 			if got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
+			}
+			if failed := s.Stats().FailedHeaders; failed != 0 != (tc.want == "EOF") {
+				t.Errorf("%d headers have failed", failed)
 			}
 		})
 	}
@@ -228,6 +232,9 @@ func TestPlaintextWhereTLSIsSpoken(t *testing.T) {
 		if got, _ := io.ReadAll(r); !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
 			t.Errorf("%q is answered %q", sent, got)
 		}
+	}
+	if n := s.Stats().FailedHandshakes; n != 2 {
+		t.Errorf("%d handshakes have failed", n)
 	}
 }
 

@@ -11,14 +11,18 @@ import (
 	"github.com/portico-ingress/portico/router/view"
 )
 
-// AccessLog is an Observer that writes one JSON object per line and exchange.
+// AccessFormat appends the line of an exchange.
+type AccessFormat func(b []byte, r *view.Record) []byte
+
+// AccessLog is an Observer that writes one line per exchange.
 // A request never waits for the writer: lines go through a bounded ring, and
 // what does not fit is dropped and counted.
 //
 // Of a request only method, host, path without query, protocol and User-Agent
-// are written, so no credentials; every string of a peer's is escaped.
+// are written, and in NginxLine the referrer without its query, so no credentials; every string of a peer's is escaped.
 type AccessLog struct {
 	w       io.Writer
+	format  AccessFormat
 	lines   chan *[]byte // the ring
 	free    chan *[]byte // buffers of written lines
 	dropped atomic.Int64
@@ -26,8 +30,8 @@ type AccessLog struct {
 
 // NewAccessLog returns an AccessLog that keeps up to size lines for a slow
 // writer. Nothing is written before Start.
-func NewAccessLog(w io.Writer, size int) *AccessLog {
-	return &AccessLog{w: w, lines: make(chan *[]byte, size), free: make(chan *[]byte, size)}
+func NewAccessLog(w io.Writer, format AccessFormat, size int) *AccessLog {
+	return &AccessLog{w: w, format: format, lines: make(chan *[]byte, size), free: make(chan *[]byte, size)}
 }
 
 // Start writes until ctx ends, and then what the ring still holds.
@@ -70,7 +74,7 @@ func (l *AccessLog) Observe(r *view.Record) {
 	default:
 		line = new([]byte)
 	}
-	*line = appendRecord((*line)[:0], r)
+	*line = l.format((*line)[:0], r)
 	select {
 	case l.lines <- line:
 	default:
@@ -78,7 +82,8 @@ func (l *AccessLog) Observe(r *view.Record) {
 	}
 }
 
-func appendRecord(b []byte, r *view.Record) []byte {
+// JSONLine is an AccessFormat: a JSON object.
+func JSONLine(b []byte, r *view.Record) []byte {
 	q := r.Request
 	b = append(b, `{"time":"`...)
 	b = r.Start.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")

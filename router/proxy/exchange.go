@@ -56,10 +56,11 @@ type responseHead struct {
 // exchange is one request on its way through the engine. The front fills the
 // first part; it is used by one goroutine.
 type exchange struct {
-	ctx   context.Context // ends when the client is gone
-	front front
-	req   view.Request
-	path  string // as sent
+	ctx    context.Context // ends when the client is gone
+	server context.Context // ends when connections are cut
+	front  front
+	req    view.Request
+	path   string // as sent
 	// length of the request body: 0 none, -1 unknown.
 	length  int64
 	expects bool   // the client waits for 100 Continue
@@ -85,6 +86,20 @@ type fault struct {
 	detail string // sentence for people, without internals
 	fields view.Fields
 }
+
+// refused is the view of a request whose head was refused: what is known of it goes to
+// the log and nowhere else.
+func refused(info *view.Conn, proto, method, host, target string) view.Request {
+	path, _, _ := strings.Cut(target, "?")
+	r := view.Request{Proto: proto, Conn: info, Client: info.Peer.Addr().Unmap(), ID: newID(), Method: method, Host: host, Path: path, Scheme: "http"}
+	if info.TLS != nil {
+		r.Scheme = "https"
+	}
+	return r
+}
+
+// clientGone is the reason where a client has not waited for the end of its response.
+const clientGone = "client_gone"
 
 // run takes an exchange from its request to the end of its response, and
 // reports it.
@@ -138,6 +153,9 @@ func (e *Engine) report(x *exchange) {
 	x.rec.Request = &x.req
 	x.ended = time.Now()
 	x.rec.Duration = x.ended.Sub(x.rec.Start)
+	if x.rec.Reason == clientGone && x.server.Err() != nil {
+		x.rec.Reason = "shutdown" // it was not the client
+	}
 	e.opts.Observer.Observe(&x.rec)
 }
 

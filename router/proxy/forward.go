@@ -124,9 +124,17 @@ func (x *exchange) relay(resp *upstream.Response) {
 		}
 	}
 	if err != nil {
-		x.rec.Reason = "client_gone"
-		x.front.Abort()
+		x.unheard(err)
 	}
+}
+
+// unheard ends a response that the client does not take.
+func (x *exchange) unheard(err error) {
+	x.rec.Reason = clientGone
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		x.rec.Reason = "client_stalled"
+	}
+	x.front.Abort()
 }
 
 // splice moves a large rest of a body from socket to socket, where both allow
@@ -151,8 +159,7 @@ func (x *exchange) splice(resp *upstream.Response) bool {
 	case readErr != nil:
 		x.cut(readErr)
 	case err != nil:
-		x.rec.Reason = "client_gone"
-		x.front.Abort()
+		x.unheard(err)
 	}
 	return readErr == nil && err == nil
 }
@@ -186,7 +193,7 @@ func move(dst, src *net.TCPConn, n int64, readStall, writeStall time.Duration) (
 func (x *exchange) cut(err error) {
 	switch {
 	case x.ctx.Err() != nil:
-		x.rec.Reason = "client_gone"
+		x.rec.Reason = clientGone
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		x.rec.Reason = "backend_stalled"
 	default:
@@ -245,7 +252,7 @@ func (x *exchange) bodyFailed(err error) {
 
 // gone ends an exchange whose client has left before there was a response.
 func (x *exchange) gone() {
-	x.rec.Status, x.rec.Reason = 499, "client_gone"
+	x.rec.Status, x.rec.Reason = 499, clientGone
 	x.front.Abort()
 }
 

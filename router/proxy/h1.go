@@ -149,11 +149,13 @@ func (c *h1Conn) next() outcome {
 		return taken
 	}
 	c.x = exchange{} // before the fields are set, or it would be made and then copied
-	c.x.ctx, c.x.front, c.x.peer, c.x.rec.Start = &c.life, c, c.peer, start
+	c.x.ctx, c.x.server, c.x.front, c.x.peer, c.x.rec.Start = &c.life, c.ctx, c, c.peer, start
 	c.resp.reset()
 	if err == nil {
 		err = wire.ParseRequest(c.buf[c.r:c.r+n], &c.e.opts.Limits, &c.head)
 		c.r += n
+	} else {
+		c.head = wire.RequestHead{Fields: c.head.Fields[:0]} // it is still that of the last request
 	}
 	c.x.req = c.request()
 	if err != nil {
@@ -367,12 +369,12 @@ func (c *h1Conn) refuse(err error) {
 	if errors.As(err, &bad) {
 		f = &fault{status: bad.Status, reason: bad.Reason, detail: bad.Detail}
 	}
-	c.x.req = view.Request{Proto: "HTTP/1.1", Conn: c.info, Client: c.info.Peer.Addr().Unmap(), ID: newID()}
+	c.x.req = refused(c.info, "HTTP/1.1", c.head.Method, c.head.Authority, c.head.Target)
 	c.body.broken()
 	c.resp.keepAlive = false
 	c.x.answer(f)
-	c.linger()
 	c.e.report(&c.x)
+	c.linger()
 }
 
 // maxDrain is how much of an unread body is read and dropped to keep a

@@ -34,12 +34,13 @@ const (
 // writes, while there is something to write; each stream has one. While the
 // connection is parked nobody reads.
 type h2Conn struct {
-	e     *Engine     // const
-	nc    net.Conn    // const
-	info  *view.Conn  // const
-	peer  string      // const; its address
-	over  func()      // const
-	uncut func() bool // const; ends the wait for the end of the server's context
+	e     *Engine         // const
+	nc    net.Conn        // const
+	info  *view.Conn      // const
+	ctx   context.Context // const; of the server
+	peer  string          // const; its address
+	over  func()          // const
+	uncut func() bool     // const; ends the wait for the end of ctx
 
 	work  sync.WaitGroup // streams and the writer
 	stall stallLimit     // the writer's
@@ -68,7 +69,7 @@ var h2Buffers = sync.Pool{New: func() any { return new([h2Buffer]byte) }}
 
 func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read []byte, over func()) {
 	now := time.Now()
-	c := &h2Conn{e: e, nc: nc, info: info, peer: info.Peer.Addr().Unmap().String(), over: over, lastRead: now, idleSince: now}
+	c := &h2Conn{e: e, nc: nc, ctx: ctx, info: info, peer: info.Peer.Addr().Unmap().String(), over: over, lastRead: now, idleSince: now}
 	c.spot = parking{lot: &e.lot, c: c, tcp: socketOf(nc)}
 	c.conn = h2.New(h2.Options{
 		Limits: &e.opts.Limits, MaxStreams: e.opts.Streams, StreamWindow: h2StreamWindow, ConnWindow: h2ConnWindow,

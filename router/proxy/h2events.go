@@ -63,7 +63,7 @@ func (c *h2Conn) Writable(st *h2.Stream) { st.Owner.(*h2Stream).writable.ring() 
 // same.
 func (c *h2Conn) Malformed(string) {
 	x := &exchange{rec: view.Record{Start: time.Now(), Status: 400, Reason: "bad_request"}}
-	x.req = view.Request{Proto: "HTTP/2.0", Conn: c.info, Client: c.info.Peer.Addr().Unmap(), ID: newID()}
+	x.req = refused(c.info, "HTTP/2.0", "", "", "")
 	c.e.report(x)
 }
 

@@ -62,7 +62,7 @@ var h2Streams = sync.Pool{New: func() any {
 func newH2Stream(c *h2Conn, st *h2.Stream, h *h2.Head, end bool) *h2Stream {
 	s := h2Streams.Get().(*h2Stream)
 	s.c, s.st, s.in, s.whole, s.ended = c, st, h, end, end
-	s.x.ctx, s.x.front, s.x.peer, s.x.rec.Start = &s.life, s, c.peer, c.lastRead
+	s.x.ctx, s.x.server, s.x.front, s.x.peer, s.x.rec.Start = &s.life, c.ctx, s, c.peer, c.lastRead
 	s.pace.begin(&c.e.opts.Timeouts)
 	return s
 }
@@ -122,7 +122,8 @@ func (s *h2Stream) run() (ok bool) {
 		}
 	}()
 	if f := s.fill(); f != nil {
-		s.x.req = view.Request{Proto: "HTTP/2.0", Conn: s.c.info, Client: s.c.info.Peer.Addr().Unmap(), ID: newID()}
+		target := s.in.Path[:min(len(s.in.Path), e.opts.Limits.Target)]
+		s.x.req = refused(s.c.info, "HTTP/2.0", s.in.Method, s.in.Authority, target)
 		s.x.answer(f)
 		e.report(&s.x)
 		return false

@@ -457,7 +457,7 @@ func TestEarlyResponse(t *testing.T) {
 // TestPanicInABody lets reading the request body panic on its own goroutine.
 func TestPanicInABody(t *testing.T) {
 	g := newRig(t, func(c *backend.Conn) { c.Wait() })
-	x := &exchange{ctx: t.Context(), front: &brokenFront{}, length: 5, rec: view.Record{Start: time.Now()}}
+	x := &exchange{ctx: t.Context(), server: t.Context(), front: &brokenFront{}, length: 5, rec: view.Record{Start: time.Now()}}
 	x.path = "/"
 	x.req = view.Request{Method: "POST", Authority: "h", Proto: "HTTP/1.1", Conn: &view.Conn{Peer: netip.MustParseAddrPort("192.0.2.1:1")}}
 	g.engine.run(x)
@@ -727,14 +727,14 @@ func TestStalledReaders(t *testing.T) {
 	}, func(o *Options) { o.Timeouts.WriteStall = 50 * time.Millisecond })
 	c := g.dial()
 	c.send(get)
-	if rec := g.record(0); rec.Reason != "client_gone" {
+	if rec := g.record(0); rec.Reason != "client_stalled" {
 		t.Errorf("h1: %q", rec.Reason)
 	}
 	resp, err := g.h2("").RoundTrip(request(t, "GET", "https://h/", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rec := g.record(1); rec.Reason != "client_gone" {
+	if rec := g.record(1); rec.Reason != "client_stalled" {
 		t.Errorf("h2: %q", rec.Reason)
 	}
 	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
@@ -874,7 +874,7 @@ func TestDrain(t *testing.T) {
 
 func TestAccessLog(t *testing.T) {
 	var out lockedBuffer
-	log := NewAccessLog(&out, 16)
+	log := NewAccessLog(&out, JSONLine, 16)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- log.Start(ctx) }()
@@ -910,7 +910,7 @@ func TestAccessLog(t *testing.T) {
 }
 
 func TestAccessLogDrops(t *testing.T) {
-	log := NewAccessLog(io.Discard, 2)
+	log := NewAccessLog(io.Discard, JSONLine, 2)
 	rec := &view.Record{Request: &view.Request{}}
 	for range 5 {
 		log.Observe(rec)

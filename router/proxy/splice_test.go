@@ -103,7 +103,7 @@ func TestLargeBodyNotTaken(t *testing.T) {
 	}, func(o *Options) { o.Timeouts.WriteStall = 100 * time.Millisecond })
 	stopped := g.dial()
 	stopped.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-	if r := g.record(0); r.Reason != "client_gone" || r.BytesOut >= int64(len(big)) {
+	if r := g.record(0); r.Reason != "client_stalled" || r.BytesOut >= int64(len(big)) {
 		t.Errorf("stopped: %s, %d bytes", r.Reason, r.BytesOut)
 	}
 	left := g.dial()

@@ -24,7 +24,7 @@ func (e *Engine) tunnel(x *exchange, resp *upstream.Response) {
 	defer backend.Close()
 	client, err := x.front.Tunnel(head)
 	if err != nil {
-		x.rec.Reason = "client_gone"
+		x.rec.Reason = clientGone
 		return
 	}
 	defer context.AfterFunc(x.ctx, func() { backend.Close() })()

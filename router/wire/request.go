@@ -41,7 +41,7 @@ func (h *RequestHead) Proto() string {
 }
 
 // ParseRequest parses head, which a HeadScanner has found complete, into h.
-// What it refuses is an *Error.
+// What it refuses is an *Error; h then holds what came before that, to be told.
 func ParseRequest(head []byte, l *Limits, h *RequestHead) error {
 	s := strings.TrimPrefix(string(head), "\r\n")
 	*h = RequestHead{Fields: h.Fields[:0]}
@@ -49,7 +49,7 @@ func ParseRequest(head []byte, l *Limits, h *RequestHead) error {
 	if err := h.parseLine(line, l); err != nil {
 		return err
 	}
-	hosts, host := 0, ""
+	hosts := 0
 	var f framing
 	err := eachField(rest, l.Fields, func(name, value string) error {
 		if ok, err := f.take(name, value); ok {
@@ -58,7 +58,7 @@ func ParseRequest(head []byte, l *Limits, h *RequestHead) error {
 		switch {
 		case is(name, "Host"):
 			hosts++
-			host = value
+			h.Authority = value
 		case is(name, "Expect"):
 			return h.expect(value)
 		default:
@@ -70,9 +70,10 @@ func ParseRequest(head []byte, l *Limits, h *RequestHead) error {
 		return err
 	}
 	if hosts > 1 || hosts == 0 && h.Minor == 1 {
+		h.Authority = ""
 		return bad("host_count", "HTTP/1.1 wants exactly one Host field")
 	}
-	if err := h.parseTarget(host); err != nil {
+	if err := h.parseTarget(); err != nil {
 		return err
 	}
 	h.KeepAlive = keepAlive(h.Minor, h.Fields)
@@ -117,8 +118,7 @@ func (h *RequestHead) expect(value string) error {
 }
 
 // parseTarget settles the four forms of RFC 9112 §3.2.
-func (h *RequestHead) parseTarget(host string) error {
-	h.Authority = host
+func (h *RequestHead) parseTarget() error {
 	t := h.Target
 	switch {
 	case h.Method == "CONNECT":

@@ -214,6 +214,7 @@
 {{/* Flags that do not belong into the value flags, and what to do instead. */}}
 {{- define "portico.ownFlags" -}}
 access-log: set log.access
+access-log-format: set log.accessFormat
 acme-issuers: set acme.issuers
 acme-namespace: set acme.namespace
 acme-write-secrets: set acme.secrets.scope

@@ -54,6 +54,7 @@
 - --log-level={{ .Values.log.level }}
 - --log-format={{ .Values.log.format }}
 - --access-log={{ .Values.log.access }}
+- --access-log-format={{ .Values.log.accessFormat }}
 - --drain-delay={{ .Values.drain.delay }}s
 - --drain-timeout={{ .Values.drain.timeout }}s
 {{- range $name, $value := .Values.flags }}

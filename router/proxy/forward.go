@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/portico-ingress/portico/router"
@@ -234,8 +235,19 @@ func (x *exchange) failed(err error) {
 	case upstream.Canceled:
 		x.gone()
 	default:
-		x.answer(badResponse())
+		x.broken(e.Err)
 	}
+}
+
+// broken answers for a connection to the backend that ended, or what came on it.
+func (x *exchange) broken(err error) {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			x.answer(&fault{status: 502, reason: "backend_closed", detail: "the backend closed the connection before it had responded"})
+			return
+		}
+	}
+	x.answer(badResponse())
 }
 
 func (x *exchange) bodyFailed(err error) {

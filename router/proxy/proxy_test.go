@@ -240,9 +240,9 @@ func TestBackendsThatMisbehave(t *testing.T) {
 	}{
 		"garbage":      {backend.Once("\x00\x01garbage\r\n\r\n"), 502, "bad_response"},
 		"CL and TE":    {backend.Once("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 502, "bad_response"},
-		"closes":       {backend.Once(""), 502, "bad_response"},
-		"resets":       {func(c *backend.Conn) { c.Head(); c.Reset() }, 502, "bad_response"},
-		"half a head":  {backend.Once("HTTP/1.1 200 OK\r\nA:"), 502, "bad_response"},
+		"closes":       {backend.Once(""), 502, "backend_closed"},
+		"resets":       {func(c *backend.Conn) { c.Head(); c.Reset() }, 502, "backend_closed"},
+		"half a head":  {backend.Once("HTTP/1.1 200 OK\r\nA:"), 502, "backend_closed"},
 		"bare LF":      {backend.Once("HTTP/1.1 200 OK\nContent-Length: 0\n\n"), 502, "bad_response"},
 		"101":          {backend.Once("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"), 502, "bad_response"},
 		"short body":   {backend.Once("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), 0, "backend_truncated"},

@@ -30,7 +30,8 @@ test: ## run every test, with the race detector, against a real etcd and kube-ap
 	helm=$$(test/tools/assets.sh helm); export PORTICO_HELM="$$helm"; \
 	pebble=$$(test/tools/assets.sh pebble); export PORTICO_PEBBLE="$$pebble"; \
 	judges=$$(test/tools/assets.sh conformance); export PORTICO_CONFORMANCE="$$judges"; \
-	$(GO) test $(RACE) -timeout 15m ./...
+	$(GO) test $(RACE) -timeout 15m ./... && \
+	if [[ -n "$(RACE)" ]]; then $(GO) test ./router/tcp ./router/listen ./router/proxy ./router/upstream; fi # once more as users have it: router/tcp is plainer under the race detector
 
 test-root: ## the tests that send packets through network namespaces (root)
 	@((EUID == 0)) || { echo "make test-root: needs root: it makes network namespaces" >&2; exit 1; }

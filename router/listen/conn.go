@@ -12,6 +12,7 @@ import (
 
 	proxyproto "github.com/pires/go-proxyproto"
 
+	"github.com/portico-ingress/portico/router/tcp"
 	"github.com/portico-ingress/portico/router/view"
 )
 
@@ -107,7 +108,11 @@ func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
 
 func (s *Server) handshake(ctx context.Context, conn net.Conn, t *TLS, info *view.Conn) (*tls.Conn, error) {
 	if tc, ok := conn.(*net.TCPConn); ok {
-		conn = &farewell{Conn: tc, tcp: tc}
+		quick, err := tcp.New(tc)
+		if err != nil {
+			return nil, err
+		}
+		conn = &farewell{Conn: quick, tcp: tc}
 	}
 	tlsConn := tls.Server(conn, t.Config)
 	if err := conn.SetDeadline(time.Now().Add(s.opts.HandshakeTimeout)); err != nil {

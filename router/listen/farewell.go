@@ -15,7 +15,7 @@ const holdMost = 16 << 10
 // when it is closed to cut the connection, and where a read asks for an answer.
 type farewell struct {
 	net.Conn
-	tcp *net.TCPConn // const; Conn
+	tcp *net.TCPConn // const; below Conn
 
 	mu      sync.Mutex // protects the following
 	held    []byte
@@ -43,7 +43,7 @@ func (f *farewell) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	f.release()
-	return f.tcp.Write(p)
+	return f.Conn.Write(p)
 }
 
 // Release sends what is held back. An error is the connection's end, which is near
@@ -60,6 +60,6 @@ func (f *farewell) release() {
 	f.held, f.holding = nil, false
 	if len(held) > 0 {
 		_ = f.tcp.SetWriteDeadline(time.Now().Add(f.stall))
-		_, _ = f.tcp.Write(held)
+		_, _ = f.Conn.Write(held)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/portico-ingress/portico/router"
+	"github.com/portico-ingress/portico/router/tcp"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
@@ -179,6 +180,11 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *view.Conn, ove
 	if info.TLS != nil && info.TLS.Protocol == "h2" {
 		e.serveH2(ctx, c, info, nil, over)
 		return
+	}
+	if tc, ok := c.(*net.TCPConn); ok {
+		if quick, err := tcp.New(tc); err == nil {
+			c = quick
+		}
 	}
 	e.serveH1(ctx, c, info, over)
 }

@@ -3,12 +3,12 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/portico-ingress/portico/router/splice"
+	"github.com/portico-ingress/portico/router/tcp"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
 )
@@ -96,12 +96,12 @@ func (b *h1Body) note(err error) {
 // nothing has been read ahead.
 func (c *h1Conn) Fill(p *splice.Pipe) (n int, ok bool, err error) {
 	b := &c.body
-	src, plain := c.nc.(*net.TCPConn)
+	src, plain := c.nc.(*tcp.Conn)
 	if !plain || b.framing != wire.Length || b.ended || b.err != nil || c.r < c.w {
 		return 0, false, nil
 	}
 	if err = b.patience(); err == nil {
-		n, err = p.Fill(src, b.left)
+		n, err = p.Fill(src.TCPConn, b.left)
 		b.pace.got(n, time.Now())
 		if b.left -= int64(n); b.left == 0 {
 			err = io.EOF

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portico-ingress/portico/router/tcp"
 )
 
 // socketOf returns the socket beneath TLS and a PROXY header; nil: there is none.
@@ -14,6 +16,8 @@ func socketOf(nc net.Conn) *net.TCPConn {
 	switch c := nc.(type) {
 	case *net.TCPConn:
 		return c
+	case *tcp.Conn:
+		return c.TCPConn
 	case interface{ NetConn() net.Conn }:
 		return socketOf(c.NetConn())
 	case interface{ TCPConn() (*net.TCPConn, bool) }:

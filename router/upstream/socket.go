@@ -2,11 +2,9 @@ package upstream
 
 import (
 	"errors"
-	"io"
-	"os"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/portico-ingress/portico/router/tcp"
 )
 
 // errStale tells that an unused connection has something to read, or has ended.
@@ -68,30 +66,25 @@ func (s *socket) ask(out, in []byte, stale bool) (sent, n int, err error) {
 func (s *socket) try(fd uintptr) bool {
 	if !s.begun {
 		s.begun = true
-		if s.early = !silent(int(fd)); s.early && s.stale {
+		if s.early = !tcp.Silent(fd); s.early && s.stale {
 			s.writeErr = errStale
 			return true
 		}
-		if s.sent, s.writeErr = write(int(fd), s.out); s.writeErr != nil || s.sent < len(s.out) {
+		s.sent, s.writeErr = tcp.Send(fd, s.out)
+		if s.writeErr == tcp.ErrNotReady {
+			s.writeErr = nil
+		}
+		if s.writeErr != nil || s.sent < len(s.out) {
 			return true
 		}
 		if !s.early {
 			return false
 		}
 	}
-	n, err := unix.Read(int(fd), s.in)
-	for err == unix.EINTR {
-		n, err = unix.Read(int(fd), s.in)
-	}
-	switch {
-	case err == unix.EAGAIN:
+	s.n, s.readErr = tcp.Recv(fd, s.in)
+	if s.readErr == tcp.ErrNotReady {
+		s.readErr = nil
 		return false
-	case err != nil:
-		s.readErr = os.NewSyscallError("read", err)
-	case n == 0:
-		s.readErr = io.EOF
-	default:
-		s.n = n
 	}
 	return true
 }
@@ -99,28 +92,6 @@ func (s *socket) try(fd uintptr) bool {
 // quiet reports whether the socket is open and has nothing to read.
 func (s *socket) quiet() bool {
 	yes := false
-	err := s.raw.Control(func(fd uintptr) { yes = silent(int(fd)) })
+	err := s.raw.Control(func(fd uintptr) { yes = tcp.Silent(fd) })
 	return err == nil && yes
-}
-
-// silent is quiet of a descriptor.
-func silent(fd int) bool {
-	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(p[:], 0)
-	return n == 0 && err == nil
-}
-
-// write sends what the socket takes at once.
-func write(fd int, p []byte) (int, error) {
-	for {
-		n, err := unix.Write(fd, p)
-		switch {
-		case err == nil:
-			return n, nil
-		case err == unix.EAGAIN:
-			return 0, nil
-		case err != unix.EINTR:
-			return 0, os.NewSyscallError("write", err)
-		}
-	}
 }

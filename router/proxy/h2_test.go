@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -157,6 +158,7 @@ func TestH2Hostile(t *testing.T) {
 		"authority with path":   with("GET", "h/y", "/x"),
 		"star":                  with("GET", "h", "*"),
 		"long path":             with("GET", "h", "/"+strings.Repeat("x", 17<<10)),
+		"HPACK bomb":            base(slices.Repeat([]string{"bomb", strings.Repeat("b", 3000)}, 500)...), // one field, and 499 times one byte
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := g.dialTLS("", "h2")
@@ -174,6 +176,10 @@ func TestH2Hostile(t *testing.T) {
 			}
 			if seen := g.backend.Received(); strings.Contains(seen, "/x") {
 				t.Errorf("the backend saw %q", seen)
+			}
+			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: block(with("GET", "h", "/canary")...), EndStream: true, EndHeaders: true})
+			if status := firstStatus(t, fr); status != "200" {
+				t.Errorf("canary on the same connection: %s", status)
 			}
 			g.checkCanary()
 		})

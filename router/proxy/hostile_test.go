@@ -110,18 +110,23 @@ func TestHostileChunks(t *testing.T) {
 		"huge trailer":       "5\r\nhello\r\n0\r\nA: " + strings.Repeat("b", 20<<10) + "\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := g.dial()
-			c.Write([]byte("POST /chunks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + body + "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"))
-			resp, err := http.ReadResponse(c.br, &http.Request{Method: "POST"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			io.Copy(io.Discard, resp.Body)
-			if resp.StatusCode != 400 && resp.StatusCode != 431 || !resp.Close {
-				t.Errorf("status %d, close %v", resp.StatusCode, resp.Close)
-			}
-			if rest := c.closed(); rest != "" {
-				t.Errorf("more came: %q", rest)
+			for _, before := range []string{"", canary} {
+				c := g.dial()
+				if before != "" {
+					c.do(before)
+				}
+				c.Write([]byte("POST /chunks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + body + "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"))
+				resp, err := http.ReadResponse(c.br, &http.Request{Method: "POST"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, resp.Body)
+				if resp.StatusCode != 400 && resp.StatusCode != 431 || !resp.Close {
+					t.Errorf("status %d, close %v", resp.StatusCode, resp.Close)
+				}
+				if rest := c.closed(); rest != "" {
+					t.Errorf("more came: %q", rest)
+				}
 			}
 			g.checkCanary()
 			if seen := g.seen(); strings.Contains(seen, "smuggled") || strings.Contains(seen, "\r\n0\r\n") {

@@ -266,7 +266,15 @@ func TestBackendsThatMisbehave(t *testing.T) {
 			if rec := g.record(0); rec.Reason != tt.reason {
 				t.Errorf("reason %q", rec.Reason)
 			}
+			if tt.status != 0 {
+				if status, body := c.do(canary); status != 200 || body != "ok" {
+					t.Errorf("canary on the same connection: %d %q", status, body)
+				}
+			}
 			g.checkCanary()
+			if seen := g.seen(); strings.Count(seen, "GET / ") != 1 {
+				t.Errorf("the backend saw %q", seen)
+			}
 
 			g = newRig(t, serve(tt.bad))
 			h2 := g.h2("")
@@ -276,6 +284,9 @@ func TestBackendsThatMisbehave(t *testing.T) {
 			}
 			if tt.status != 0 && (err != nil || h2resp.StatusCode != tt.status) || tt.status == 0 && err == nil {
 				t.Errorf("h2: %v, %v", h2resp, err)
+			}
+			if resp, err := h2.RoundTrip(request(t, "GET", "https://h/canary", nil)); err != nil || resp.StatusCode != 200 {
+				t.Errorf("h2: canary on the same connection: %v, %v", resp, err)
 			}
 		})
 	}

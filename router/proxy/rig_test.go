@@ -49,6 +49,7 @@ type rig struct {
 	tls     string // address of the TLS listener
 	drain   chan struct{}
 	cancel  context.CancelFunc
+	old     *client // of checkCanary
 
 	mu      sync.Mutex // protects the following
 	records []view.Record
@@ -276,14 +277,21 @@ func (c *client) closed() string {
 
 const canary = "GET /canary HTTP/1.1\r\nHost: canary.example\r\n\r\n"
 
-// checkCanary makes sure that a fresh client is served as if nothing had
-// happened.
+// checkCanary makes sure that a fresh client, and one that was there at the last
+// check, are served as if nothing had happened.
 func (g *rig) checkCanary() {
 	g.t.Helper()
 	c := g.dial()
-	defer c.Close()
-	if status, body := c.do(canary); status != 200 || body != "ok" {
-		g.t.Errorf("canary on a new connection: %d %q", status, body)
+	defer func() { g.old = c }()
+	clients := map[string]*client{"a new": c}
+	if g.old != nil {
+		defer g.old.Close()
+		clients["an old"] = g.old
+	}
+	for which, c := range clients {
+		if status, body := c.do(canary); status != 200 || body != "ok" {
+			g.t.Errorf("canary on %s connection: %d %q", which, status, body)
+		}
 	}
 }
 

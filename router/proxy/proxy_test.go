@@ -682,6 +682,24 @@ func TestSlowClients(t *testing.T) {
 			}
 		})
 	}
+	for name, raw := range map[string]string{
+		"no preface":         "",
+		"half a preface":     http2.ClientPreface[:20],
+		"no SETTINGS":        http2.ClientPreface,
+		"half a frame":       http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x08\x06\x00",
+		"half a head":        http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82",
+		"nothing after that": http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+	} {
+		t.Run("h2 "+name, func(t *testing.T) {
+			t.Parallel()
+			for _, c := range []*client{g.dial(), g.dialTLS("", "h2")} {
+				c.send(raw)
+				if got := c.closed(); strings.Contains(got, "HTTP/1.1 200") {
+					t.Errorf("%q", got)
+				}
+			}
+		})
+	}
 	t.Run("h2 body", func(t *testing.T) {
 		t.Parallel()
 		pr, pw := io.Pipe()

@@ -99,6 +99,25 @@ func TestH2BothWays(t *testing.T) {
 	}
 }
 
+// TestH2SmallReads: a client that reads in small pieces, and gives its windows back
+// in as small ones, is no flood. Go's clients do that behind a bufio.Reader.
+func TestH2SmallReads(t *testing.T) {
+	const size = 16 << 20
+	g := newRig(t, func(c *backend.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 200 OK\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + strings.Repeat("x", size))
+		c.Wait()
+	})
+	resp, err := g.h2("").RoundTrip(request(t, "GET", "https://h/", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, make([]byte, 4<<10)); n != size || err != nil {
+		t.Errorf("%d bytes of %d: %v", n, size, err)
+	}
+}
+
 // handshakeH2 begins HTTP/2 on a raw connection.
 func handshakeH2(t testing.TB, c *client) *http2.Framer {
 	t.Helper()

@@ -103,6 +103,7 @@ type Conn struct {
 
 	peer       peerSettings
 	sendWindow int64
+	unreturned [2]int64 // bytes sent that no WINDOW_UPDATE of the connection, and of streams, has given back
 	recvWindow int
 	consumed   int  // of the connection's window, not told yet
 	blocked    int  // streams that wait for a window
@@ -224,7 +225,7 @@ func (c *Conn) onFrame(h header, p []byte) error {
 	case frameContinuation:
 		return c.onContinuation(h, p)
 	}
-	if !c.budget.spend(c.now) {
+	if !(h.kind == frameWindow && c.givesBack(h, p)) && !c.budget.spend(c.now) {
 		return connError(EnhanceYourCalm, "too many control frames")
 	}
 	switch h.kind {

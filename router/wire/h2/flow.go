@@ -168,6 +168,28 @@ func (c *Conn) consume(s *Stream, n int) {
 	}
 }
 
+// minReturn is what a WINDOW_UPDATE gives back at least that costs no budget.
+// Go's client and server give back 4 KiB at a time to who reads in small pieces.
+const minReturn = 1 << 10
+
+// givesBack reports whether a WINDOW_UPDATE gives back a part of what was sent, and
+// takes note of it.
+func (c *Conn) givesBack(h header, p []byte) bool {
+	sent := &c.unreturned[0]
+	if h.id != 0 {
+		sent = &c.unreturned[1]
+	}
+	if len(p) != 4 {
+		return false
+	}
+	n := int64(binary.BigEndian.Uint32(p) & maxID)
+	if n < minReturn || n > *sent {
+		return false
+	}
+	*sent -= n
+	return true
+}
+
 func (c *Conn) onWindow(h header, p []byte) error {
 	if len(p) != 4 {
 		return connError(FrameSizeError, "WINDOW_UPDATE of a broken length")
@@ -248,6 +270,8 @@ func (s *Stream) SendData(p []byte, end bool) int {
 		sent += n
 		s.sendWindow -= int64(n)
 		c.sendWindow -= int64(n)
+		c.unreturned[0] += int64(n)
+		c.unreturned[1] += int64(n)
 		c.budget.earn(4)
 		if last {
 			break

@@ -22,6 +22,7 @@ type limitFlags struct {
 	MinBodyRate  int
 	Streams      int
 	Resets       int
+	Control      int
 	InFlight     int
 	Pending      int
 	Attempts     int
@@ -40,6 +41,7 @@ func (f *limitFlags) each(yield func(field *int, name string, value, from, to in
 	yield(&f.MinBodyRate, "client-body-min-rate", 240, 1, 1<<30, "bytes a second that a request body must arrive with on average; below: 408")
 	yield(&f.Streams, "http2-max-streams", 250, 1, 10_000, "requests under way on one HTTP/2 connection of a client")
 	yield(&f.Resets, "http2-max-resets", 200, 1, 100_000, "requests of one HTTP/2 connection that may end in vain in 30 s; beyond: it is ended")
+	yield(&f.Control, "http2-max-control-frames", 300, 10, 1_000_000, "frames that carry nothing (SETTINGS, PING and others) on one HTTP/2 connection in 30 s, besides those that requests make up for; beyond: it is ended")
 	yield(&f.InFlight, "backend-max-in-flight", 1024, 1, 1<<20, "requests under way at one endpoint; others wait")
 	yield(&f.Pending, "backend-max-pending", 1024, 0, 1<<20, "requests that wait for one endpoint, for --backend-connect-timeout; beyond: 503")
 	yield(&f.Attempts, "backend-attempts", 3, 1, 8, "endpoints tried for a request that was not sent, or does no harm sent twice")
@@ -100,7 +102,7 @@ func (f *limitFlags) upstream(o upstream.Options) upstream.Options {
 }
 
 func (f *limitFlags) proxy(o proxy.Options) proxy.Options {
-	o.Limits, o.Streams, o.Resets = f.wire(), f.Streams, f.Resets
+	o.Limits, o.Streams, o.Resets, o.ControlFrames = f.wire(), f.Streams, f.Resets, f.Control
 	o.Timeouts.MinBodyRate = int64(f.MinBodyRate)
 	return o
 }

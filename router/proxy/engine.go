@@ -66,6 +66,10 @@ type Options struct {
 	// Resets is how many of them may end in vain in 30 s, cancelled or
 	// malformed, before the connection is ended. Default: 200.
 	Resets int
+	// ControlFrames is how many frames that carry nothing a client may send on an
+	// HTTP/2 connection in 30 s, besides those that its requests make up for,
+	// before the connection is ended. Default: 300.
+	ControlFrames int
 	// Overloaded tells that requests are to be answered by 503, and their
 	// connections to end, rather than to be served. May be nil.
 	Overloaded func() bool

@@ -73,7 +73,7 @@ func (e *Engine) serveH2(ctx context.Context, nc net.Conn, info *view.Conn, read
 	c.spot = parking{lot: &e.lot, c: c, tcp: socketOf(nc)}
 	c.conn = h2.New(h2.Options{
 		Limits: &e.opts.Limits, MaxStreams: e.opts.Streams, StreamWindow: h2StreamWindow, ConnWindow: h2ConnWindow,
-		ResetBudget: e.opts.Resets, ResetWindow: h2ResetWindow,
+		ResetBudget: e.opts.Resets, ResetWindow: h2ResetWindow, ControlBudget: e.opts.ControlFrames,
 	}, c)
 	c.uncut = context.AfterFunc(ctx, func() {
 		nc.Close()

@@ -28,13 +28,21 @@ type Options struct {
 	// server's option (CVE-2023-44487, CVE-2025-8671). Default: 200 in 30 s.
 	ResetBudget int
 	ResetWindow time.Duration
+	// ControlBudget is how many frames that carry nothing (SETTINGS, PING,
+	// WINDOW_UPDATE, empty DATA and others) may come in 30 s, besides those that
+	// requests and responses make up for: 8 for each head, 4 for each DATA frame
+	// sent (CVE-2019-9512, CVE-2019-9515, CVE-2019-9518). Default: 300.
+	ControlBudget int
 }
+
+// controlWindow is the time of ControlBudget.
+const controlWindow = 30 * time.Second
 
 func (o *Options) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&o.MaxStreams, 250}, {&o.StreamWindow, 256 << 10}, {&o.ConnWindow, 1 << 20}, {&o.ResetBudget, 200}} {
+	}{{&o.MaxStreams, 250}, {&o.StreamWindow, 256 << 10}, {&o.ConnWindow, 1 << 20}, {&o.ResetBudget, 200}, {&o.ControlBudget, 300}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -119,7 +127,7 @@ func New(opts Options, handler Handler) *Conn {
 		peer:       peerSettings{initialWindow: defaultWindow, maxFrame: minFrame, maxStreams: 100},
 		sendWindow: defaultWindow, recvWindow: opts.ConnWindow,
 	}
-	c.budget = budget{size: 1000, per: 10 * time.Second}
+	c.budget = budget{size: opts.ControlBudget, per: controlWindow}
 	c.resets = budget{size: opts.ResetBudget, per: opts.ResetWindow}
 	c.initBlock()
 	if opts.Client {

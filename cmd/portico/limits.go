@@ -26,7 +26,9 @@ type limitFlags struct {
 	InFlight     int
 	Pending      int
 	Attempts     int
+	RetryPercent int
 	EjectAfter   int
+	EjectPercent int
 	EjectTime    time.Duration
 	ShedMemory   int
 }
@@ -45,7 +47,9 @@ func (f *limitFlags) each(yield func(field *int, name string, value, from, to in
 	yield(&f.InFlight, "backend-max-in-flight", 1024, 1, 1<<20, "requests under way at one endpoint; others wait")
 	yield(&f.Pending, "backend-max-pending", 1024, 0, 1<<20, "requests that wait for one endpoint, for --backend-connect-timeout; beyond: 503")
 	yield(&f.Attempts, "backend-attempts", 3, 1, 8, "endpoints tried for a request that was not sent, or does no harm sent twice")
-	yield(&f.EjectAfter, "backend-eject-after", 5, 0, 1<<20, "failures in a row that take an endpoint out of the balance, unless half of them are out; 0: never")
+	yield(&f.RetryPercent, "backend-retry-percent", 20, 0, 100, "percent of a Service's requests that may be sent again after a backend had them, besides the first ten")
+	yield(&f.EjectAfter, "backend-eject-after", 5, 0, 1<<20, "failures in a row that take an endpoint out of the balance; 0: never")
+	yield(&f.EjectPercent, "backend-eject-percent", 50, 1, 99, "percent of a Service's endpoints that may be out of the balance")
 	yield(&f.ShedMemory, "shed-memory-percent", 90, 0, 100, "percent of GOMEMLIMIT in use from which on requests are answered 503; 0: never")
 }
 
@@ -97,7 +101,7 @@ func (f *limitFlags) listen(o listen.Options) (listen.Options, error) {
 
 func (f *limitFlags) upstream(o upstream.Options) upstream.Options {
 	o.Limits, o.MaxInFlight, o.MaxPending, o.Attempts = f.wire(), f.InFlight, orNever(f.Pending), f.Attempts
-	o.EjectAfter, o.EjectTime = orNever(f.EjectAfter), f.EjectTime
+	o.RetryPercent, o.EjectAfter, o.EjectPercent, o.EjectTime = orNever(f.RetryPercent), orNever(f.EjectAfter), f.EjectPercent, f.EjectTime
 	return o
 }
 

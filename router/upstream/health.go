@@ -69,7 +69,7 @@ func (p *Pool) fault(l *live, t *Target) {
 	}
 	p.ejecting.Lock() // or several at once would each see that there is room
 	defer p.ejecting.Unlock()
-	if !l.mayEject(t) {
+	if !l.mayEject(t, p.reg.opts.EjectPercent) {
 		return
 	}
 	h.failures.Store(after) // the next one is a trial
@@ -83,14 +83,14 @@ func (p *Pool) fault(l *live, t *Target) {
 // it, does not work.
 func failing(status int) bool { return status == 502 || status == 503 || status == 504 }
 
-// mayEject keeps half of the endpoints in the balance, whatever they answer: if
+// mayEject keeps a part of the endpoints in the balance, whatever they answer: if
 // more fail, it is not the endpoints.
-func (l *live) mayEject(t *Target) bool {
+func (l *live) mayEject(t *Target, percent int) bool {
 	others := l.ejected()
 	if t.addr.health.out() { // on trial
 		others--
 	}
-	return 2*(others+1) <= len(l.targets)
+	return 100*(others+1) <= percent*len(l.targets)
 }
 
 func (l *live) ejected() (n int) {
@@ -106,19 +106,19 @@ func (l *live) ejected() (n int) {
 func (p *Pool) Ejected() int { return p.live.Load().ejected() }
 
 // retryBudget bounds what a failing backend is asked in vain: requests that
-// were sent once already may be a fifth of all. It counts in fifths.
+// were sent once already may be some percent of all. It counts in percents.
 type retryBudget struct{ balance atomic.Int64 }
 
 const (
-	retryCost    = 5
+	retryCost    = 100
 	retryInitial = 10 * retryCost
 	retryMax     = 100 * retryCost
 )
 
 // earn takes note of a request.
-func (b *retryBudget) earn() {
+func (b *retryBudget) earn(percent int) {
 	if b.balance.Load() < retryMax {
-		b.balance.Add(1)
+		b.balance.Add(int64(percent))
 	}
 }
 

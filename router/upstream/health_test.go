@@ -67,6 +67,10 @@ func TestEjectionsPanic(t *testing.T) {
 	if ejected := p.reg.Stats().Ejections; ejected != 2 || got[200] < 150 || got[503] < 150 {
 		t.Errorf("%v, %d ejections", got, ejected)
 	}
+	p = pool(t, Options{EjectTime: time.Hour, EjectPercent: 75}, bad(), bad(), bad(), backend.Serve(t, backend.OK("a")))
+	if got := statuses(t, p, 400); p.reg.Stats().Ejections != 3 || got[503] > 30 {
+		t.Errorf("three quarters may be out: %v", got)
+	}
 	single := pool(t, Options{EjectTime: time.Hour}, bad())
 	if got := statuses(t, single, 20); got[503] != 20 || single.reg.Stats().Ejections != 0 {
 		t.Errorf("a single endpoint: %v", got)
@@ -172,7 +176,7 @@ func TestRetryBudget(t *testing.T) {
 		spent++
 	}
 	for range 100 {
-		b.earn()
+		b.earn(20)
 	}
 	for b.spend() {
 		spent++
@@ -181,7 +185,7 @@ func TestRetryBudget(t *testing.T) {
 		t.Errorf("%d retries for 100 requests and the first 10", spent)
 	}
 	for range 10_000 {
-		b.earn()
+		b.earn(20)
 	}
 	if got := b.balance.Load(); got != retryMax {
 		t.Errorf("%d saved up", got)
@@ -206,6 +210,16 @@ func TestRetriesEnd(t *testing.T) {
 	defer mu.Unlock()
 	if s := p.reg.Stats(); asked < 200 || asked > 200+10+40 || s.RetriesDenied == 0 || int(s.Retries) != asked-200 {
 		t.Errorf("asked %d times for 200 requests: %+v", asked, s)
+	}
+}
+
+// TestNoRetries: the budget is what was set.
+func TestNoRetries(t *testing.T) {
+	deaf := func(c *backend.Conn) { _, _ = c.Head() }
+	p := pool(t, Options{EjectAfter: -1, RetryPercent: -1}, backend.Serve(t, deaf), backend.Serve(t, deaf))
+	statuses(t, p, 200)
+	if s := p.reg.Stats(); s.Retries > 10 || s.RetriesDenied == 0 {
+		t.Errorf("%+v", s)
 	}
 }
 

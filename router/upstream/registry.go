@@ -58,12 +58,16 @@ type Options struct {
 	// MaxPending is the number of requests that wait for an endpoint to have
 	// room. Default: 1024; negative: none waits.
 	MaxPending int
+	// RetryPercent is how many of a hundred requests of a pool may be sent again after
+	// a backend had them; in the beginning ten may. Default: 20; negative: none later.
+	RetryPercent int
 	// EjectAfter is how many failures in a row (502, 503, 504, no response, no
 	// connection) take an endpoint out of the balance for EjectTime, and for
-	// longer if it goes on; never more than half of a pool. Default: 5;
-	// negative: never. EjectTime: 30 s.
-	EjectAfter int
-	EjectTime  time.Duration
+	// longer if it goes on; never more than EjectPercent of a pool. Default: 5;
+	// negative: never. EjectTime: 30 s. EjectPercent: 50.
+	EjectAfter   int
+	EjectTime    time.Duration
+	EjectPercent int
 	// RequireVerification refuses TLS to backends that are not verified.
 	RequireVerification bool
 }
@@ -106,7 +110,9 @@ func NewRegistry(opts Options) *Registry {
 	opts.Attempts = cmp.Or(opts.Attempts, 3)
 	opts.MaxInFlight = cmp.Or(opts.MaxInFlight, 1024)
 	opts.MaxPending = cmp.Or(opts.MaxPending, 1024)
+	opts.RetryPercent = cmp.Or(opts.RetryPercent, 20)
 	opts.EjectAfter = cmp.Or(opts.EjectAfter, 5)
+	opts.EjectPercent = cmp.Or(opts.EjectPercent, 50)
 	opts.EjectTime = or(opts.EjectTime, 30*time.Second)
 	r := &Registry{
 		opts:  opts,

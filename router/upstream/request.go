@@ -136,7 +136,7 @@ func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.budget.earn()
+	p.budget.earn(max(0, p.reg.opts.RetryPercent))
 	req.now = req.Start
 	attempts := min(p.reg.opts.Attempts, maxAttempts)
 	req.keep(w.protocol.HTTP2())

@@ -1,6 +1,9 @@
 package view
 
 import (
+	"net/netip"
+	"net/url"
+	"path"
 	"strings"
 	"testing"
 )
@@ -135,11 +138,12 @@ func FuzzCanonicalPath(f *testing.F) {
 				t.Fatalf("%q -> %q keeps a dot segment", in, once)
 			}
 		}
+		samePath(t, in, once)
 	})
 }
 
 func FuzzCanonicalHost(f *testing.F) {
-	for _, s := range []string{"", "A.b:80", "[::1]:443", "a.", "x..y"} {
+	for _, s := range []string{"", "A.b:80", "[::1]:443", "a.", "x..y", "[2001:DB8:0::1]", "192.0.2.1.:1", "u@h", "[::ffff:1.2.3.4]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -150,5 +154,37 @@ func FuzzCanonicalHost(f *testing.F) {
 		if twice, err := CanonicalHost(once); err != nil || twice != once {
 			t.Fatalf("%q -> %q -> %q, %v: not a fixpoint", in, once, twice, err)
 		}
+		sameHost(t, in, once)
 	})
+}
+
+// samePath compares with what net/url and path make of it, where they know as much:
+// they take an encoded slash for one, and several for one.
+func samePath(t *testing.T, in, canonical string) {
+	if strings.Contains(in, "//") || strings.Contains(strings.ToLower(in), "%2f") {
+		return
+	}
+	raw, err := url.PathUnescape(in)
+	if err != nil {
+		t.Fatalf("%q: %v", in, err)
+	}
+	ours, err := url.PathUnescape(canonical)
+	if theirs := path.Clean(raw); err != nil || path.Clean(ours) != theirs || strings.TrimSuffix(ours, "/") != strings.TrimSuffix(theirs, "/") {
+		t.Fatalf("%q -> %q, which means %q, not %q: %v", in, canonical, ours, theirs, err)
+	}
+}
+
+// sameHost compares with the host that net/url finds.
+func sameHost(t *testing.T, in, canonical string) {
+	u, err := url.Parse("http://" + in + "/")
+	if err != nil {
+		t.Fatalf("%q -> %q: %v", in, canonical, err)
+	}
+	theirs := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	if addr, err := netip.ParseAddr(theirs); err == nil && addr.Is6() {
+		theirs = "[" + addr.String() + "]"
+	}
+	if theirs != canonical || u.User != nil || u.Path != "/" {
+		t.Fatalf("%q -> %q, not %q", in, canonical, theirs)
+	}
 }

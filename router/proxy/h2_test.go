@@ -338,7 +338,57 @@ func TestH2Length(t *testing.T) {
 		if status := firstStatus(t, fr); status == "200" {
 			t.Errorf("%q taken for 5 bytes", data)
 		}
+		if seen := g.backend.Received(); strings.Contains(seen, "abcde") {
+			t.Errorf("the backend saw %q", seen)
+		}
 		g.checkCanary()
+	}
+}
+
+// TestH2BytesOnTheWire pins down exactly what a backend sees of a stream.
+func TestH2BytesOnTheWire(t *testing.T) {
+	id := strings.Repeat("I", 32)
+	ours := "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: h\r\nX-Forwarded-Port: 80\r\nX-Real-IP: 127.0.0.1\r\nX-Request-ID: " + id + "\r\n"
+	for name, tt := range map[string]struct {
+		fields []string
+		body   string
+		want   string
+	}{
+		"plain": {[]string{":method", "GET", ":path", "/a/../%61dm//x?b=%zz;c", "accept", "*/*"}, "",
+			"GET /adm//x?b=%zz;c HTTP/1.1\r\nHost: h\r\naccept: */*\r\nOURS\r\n"},
+		"crumbs": {[]string{":method", "GET", ":path", "/", "cookie", "a=1", "x", "y", "cookie", "b=2"}, "",
+			"GET / HTTP/1.1\r\nHost: h\r\ncookie: a=1; b=2\r\nx: y\r\nOURS\r\n"},
+		"host besides": {[]string{":method", "GET", ":path", "/", "host", "h", "te", "trailers"}, "",
+			"GET / HTTP/1.1\r\nHost: h\r\nOURSConnection: TE\r\nTE: trailers\r\n\r\n"},
+		"spoofed identity": {[]string{":method", "GET", ":path", "/", "x-forwarded-for", "1.2.3.4", "x_real_ip", "1.2.3.4", "forwarded", "for=1.2.3.4", "x-request-id", "mine",
+			"x-original-url", "/adm", "client-cert", "x", "proxy-authorization", "y", "http2-settings", "z", "kept", "yes"}, "",
+			"GET / HTTP/1.1\r\nHost: h\r\nkept: yes\r\nOURS\r\n"},
+		"length": {[]string{":method", "POST", ":path", "/", "content-length", "5"}, "hello",
+			"POST / HTTP/1.1\r\nHost: h\r\nOURSContent-Length: 5\r\n\r\nhello"},
+		"no length": {[]string{":method", "POST", ":path", "/"}, "hello",
+			"POST / HTTP/1.1\r\nHost: h\r\nOURSTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nsum: 1\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t, backend.OK("ok"))
+			c := g.dial()
+			fr := handshakeH2(t, c)
+			fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: tt.body == "",
+				BlockFragment: block(append([]string{":scheme", "https", ":authority", "h"}, tt.fields...)...)})
+			if tt.body != "" {
+				fr.WriteData(1, false, []byte(tt.body))
+				fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true, BlockFragment: block("sum", "1", "host", "evil", "x-forwarded-for", "1")})
+			}
+			if status := firstStatus(t, fr); status != "200" {
+				t.Fatal(status)
+			}
+			got := g.backend.Received()
+			if _, after, ok := strings.Cut(got, "X-Request-ID: "); ok && len(after) > 32 {
+				got = strings.Replace(got, after[:32], id, 1)
+			}
+			if want := strings.Replace(tt.want, "OURS", ours, 1); got != want {
+				t.Errorf("the backend saw\n%q, want\n%q", got, want)
+			}
+		})
 	}
 }
 

@@ -201,6 +201,9 @@ func (c *h1Conn) readHead() (start time.Time, n int, err error) {
 		if !waits {
 			c.reads.set(c.headDeadline(start))
 		}
+		if c.r == 0 && c.w == len(c.buf) && c.e.opts.Overloaded() { // many that never end would take all memory
+			return start, 0, &wire.Error{Status: 503, Reason: "overload", Detail: "there is no room for a head of this size here"}
+		}
 		if err = c.fill(); err != nil && !looked {
 			err, looked = c.lastLook(err), true
 		}
@@ -368,6 +371,9 @@ func (c *h1Conn) refuse(err error) {
 	var bad *wire.Error
 	if errors.As(err, &bad) {
 		f = &fault{status: bad.Status, reason: bad.Reason, detail: bad.Detail}
+		if bad.Status == 503 {
+			f = overloaded(bad.Reason, bad.Detail)
+		}
 	}
 	c.x.req = refused(c.info, "HTTP/1.1", c.head.Method, c.head.Authority, c.head.Target)
 	c.body.broken()

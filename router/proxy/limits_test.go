@@ -31,6 +31,12 @@ func TestOverload(t *testing.T) {
 	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !resp.Close || old.closed() != "" || g.record(2).Reason != "overload" {
 		t.Errorf("HTTP/1.1: %d %v", resp.StatusCode, resp.Header)
 	}
+	slow := g.dial() // whose head would take more memory, and has no end yet
+	slow.send("GET / HTTP/1.1\r\nHost: h\r\nA: " + strings.Repeat("a", 2*h1Buffer))
+	if resp := slow.response("GET"); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !resp.Close {
+		t.Errorf("half a head: %d %v", resp.StatusCode, resp.Header)
+	}
+	slow.Close()
 	c := g.dialTLS("", "h2")
 	fr := handshakeH2(t, c)
 	_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndHeaders: true, EndStream: true,

@@ -25,6 +25,11 @@ func (l *stallLimit) arm(nc net.Conn, stall time.Duration) {
 	}
 }
 
+// minWriteRate is how many bytes a second a client must take of what waits for it: one
+// that takes a few now and then would keep its response, and the kernel's buffers
+// with it, for days.
+const minWriteRate = 240
+
 // sendAll writes all of p to a client that takes some of it within stall, and
 // some more, and so on. A TLS connection is lost with the first write that
 // times out, so it gets one record at a time.
@@ -37,10 +42,23 @@ func sendAll(nc net.Conn, p []byte, stall time.Duration, limit *stallLimit, secu
 		limit.arm(nc, stall)
 		n, err := nc.Write(p[:min(piece, len(p))])
 		p = p[n:]
-		stalled := n == 0 || secure || !errors.Is(err, os.ErrDeadlineExceeded)
-		if err != nil && stalled {
+		switch {
+		case err == nil:
+		case secure || !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
+		default:
+			// What it took in the beginning may have filled the kernel's buffer: what
+			// has room there now is what the client has taken since.
+			limit.until = time.Time{}
+			nc.SetWriteDeadline(time.Now().Add(lookWait))
+			n, err := nc.Write(p)
+			if p = p[n:]; err != nil && float64(n) < minWriteRate*stall.Seconds() {
+				return err
+			}
 		}
 	}
 	return nil
 }
+
+// lookWait is enough for a write that does not wait.
+const lookWait = 10 * time.Millisecond

@@ -182,6 +182,7 @@ func move(dst, src *net.TCPConn, n int64, readStall, writeStall time.Duration) (
 			dst.SetWriteDeadline(time.Now().Add(writeStall))
 			k, err := p.Drain(dst)
 			if moved += int64(k); err != nil {
+				giveUp(dst)
 				return moved, nil, err
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -758,6 +760,9 @@ func TestStalledReaders(t *testing.T) {
 	c.send(get)
 	if rec := g.record(0); rec.Reason != "client_stalled" {
 		t.Errorf("h1: %q", rec.Reason)
+	}
+	if _, err := io.Copy(io.Discard, c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("h1: what the client did not take is kept for it: %v", err)
 	}
 	resp, err := g.h2("").RoundTrip(request(t, "GET", "https://h/", nil))
 	if err != nil {

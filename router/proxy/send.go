@@ -44,15 +44,19 @@ func sendAll(nc net.Conn, p []byte, stall time.Duration, limit *stallLimit, secu
 		p = p[n:]
 		switch {
 		case err == nil:
-		case secure || !errors.Is(err, os.ErrDeadlineExceeded):
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		case secure:
+			giveUp(nc)
 			return err
 		default:
 			// What it took in the beginning may have filled the kernel's buffer: what
 			// has room there now is what the client has taken since.
 			limit.until = time.Time{}
-			nc.SetWriteDeadline(time.Now().Add(lookWait))
+			nc.SetWriteDeadline(time.Now().Add(noWait))
 			n, err := nc.Write(p)
 			if p = p[n:]; err != nil && float64(n) < minWriteRate*stall.Seconds() {
+				giveUp(nc)
 				return err
 			}
 		}
@@ -60,5 +64,13 @@ func sendAll(nc net.Conn, p []byte, stall time.Duration, limit *stallLimit, secu
 	return nil
 }
 
-// lookWait is enough for a write that does not wait.
-const lookWait = 10 * time.Millisecond
+// giveUp has what a client does not take go when its connection is closed: the kernel
+// would keep megabytes of it for as long as the client likes.
+func giveUp(nc net.Conn) {
+	if tcp := socketOf(nc); tcp != nil {
+		tcp.SetLinger(0)
+	}
+}
+
+// noWait is enough for a write that does not wait.
+const noWait = 10 * time.Millisecond

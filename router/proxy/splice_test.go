@@ -3,9 +3,11 @@ package proxy
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -105,6 +107,9 @@ func TestLargeBodyNotTaken(t *testing.T) {
 	stopped.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 	if r := g.record(0); r.Reason != "client_stalled" || r.BytesOut >= int64(len(big)) {
 		t.Errorf("stopped: %s, %d bytes", r.Reason, r.BytesOut)
+	}
+	if _, err := io.Copy(io.Discard, stopped); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("what the client did not take is kept for it: %v", err)
 	}
 	left := g.dial()
 	left.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")

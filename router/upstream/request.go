@@ -128,8 +128,10 @@ const maxAttempts = 8
 // was not sent, was refused unseen (RFC 9113 §8.7), or does no harm sent twice:
 // idempotent (RFC 9110 §9.2.2), and as long as the pool has a budget for that. Of a
 // body what was sent must be small enough to be kept. Any other request is sent
-// once. An endpoint with as many requests in flight as it may have is waited for,
-// then passed over.
+// once. An HTTP/1.1 connection that was used before may have come to its end
+// meanwhile: its endpoint is asked once more on a new one, which costs no budget. An
+// endpoint with as many requests in flight as it may have is waited for, then passed
+// over.
 func (p *Pool) Do(ctx context.Context, req *Request) (*Response, error) {
 	l := p.live.Load()
 	w, err := p.way(l, &req.Backend)

@@ -66,6 +66,11 @@ generate: ## write the generated files: config/rbac/role.yaml and config/install
 	@helm=$$(test/tools/assets.sh helm); \
 	test/tools/install.sh "$$helm/helm" > config/install/portico.yaml
 
+judges: ## the program judged by slowhttptest, testssl.sh, h2spec and, twenty times, gRPC's interoperability tests (minutes)
+	@for p in slowhttptest testssl; do command -v $$p >/dev/null || { echo "make judges: $$p is missing (apt-get install slowhttptest testssl.sh)" >&2; exit 1; }; done
+	@judges=$$(test/tools/assets.sh conformance); export PORTICO_CONFORMANCE="$$judges"; \
+	$(GO) test -tags judges -count=1 -timeout 60m ./test/conformance -grpc.rounds=20
+
 bench: ## CPU per request against nginx, haproxy and net/http, one core (root, minutes); PEERS="caddy traefik nginx-lua" ARGS="-rounds 5"
 	@PEERS='$(PEERS)' test/bench/run.sh $(ARGS)
 
@@ -83,7 +88,7 @@ tools: ## build the tools of tests and checks into the cache (about 8 minutes th
 	@test/tools/assets.sh kube; test/tools/assets.sh dev
 
 full: ## everything that is run before an issue is resolved (hours)
-	$(MAKE) verify test test-root quickstart microbench bench soak bench-node differential scale e2e-full e2e-services
+	$(MAKE) verify test test-root judges quickstart microbench bench soak bench-node differential scale e2e-full e2e-services
 	PORTICO_ACME_NAMES=20 PORTICO_ACME_INGRESSES=50 PORTICO_ACME_LIFETIME=120 $(MAKE) acme ACME_FLAGS=-v
 
 images: ## build the container images as OCI archives in bin/images, without a container engine
@@ -120,4 +125,4 @@ e2e-services: ## Kubernetes' own tests of Services, with portico-node; PROXY=kub
 
 .PHONY: cluster-up cluster-shell cluster-down e2e e2e-full e2e-services
 
-.PHONY: help build run quickstart test test-root differential acme bench-node verify generate bench soak microbench scale tools full images clean
+.PHONY: help build run quickstart test test-root differential acme bench-node verify generate bench judges soak microbench scale tools full images clean

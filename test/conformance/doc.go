@@ -1,3 +1,4 @@
 // Package conformance has Portico judged by programs that others wrote: h2spec,
-// and gRPC's interoperability tests. It runs the real program on a folder.
+// gRPC's interoperability tests and, with the tag judges, slowhttptest and
+// testssl.sh. It runs the real program on a folder.
 package conformance

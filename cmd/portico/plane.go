@@ -118,7 +118,7 @@ func dialPolicy(listeners []netip.AddrPort, loopback bool) (upstream.DialPolicy,
 func (p *plane) listenOptions(o *proxyOptions) listen.Options {
 	opts := listen.Options{
 		Handler: p.engine, ProxyProtocolFrom: o.proxyProtocolFrom, HandshakeTimeout: p.flags.HandshakeTimeout,
-		Draining: p.drain.draining, Log: p.log.WithName("listen"),
+		Full: p.memory.Full, Draining: p.drain.draining, Log: p.log.WithName("listen"),
 	}
 	if p.sockets.http != nil {
 		opts.Listeners = append(opts.Listeners, listen.Listener{Socket: p.sockets.http})

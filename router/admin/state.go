@@ -38,7 +38,7 @@ type Sources struct {
 type Connections struct {
 	Open    int   // now
 	Limit   int   // how many may be open at once
-	Refused int64 // so far, because as many as Limit were open
+	Refused int64 // so far, because as many as Limit were open, or memory was used up
 	// FailedHeaders and FailedHandshakes are those that ended, so far, for a PROXY
 	// protocol header or a TLS handshake.
 	FailedHeaders, FailedHandshakes int64
@@ -81,7 +81,7 @@ var (
 	waitedDesc      = describe("portico_backend_waits_total", "Requests that found an endpoint with as many in flight as may be, and waited or were refused.", "result")
 	connectionsDesc = describe("portico_connections", "Connections of clients that are open.")
 	limitDesc       = describe("portico_connections_limit", "Connections of clients that may be open at once: --max-connections.")
-	tooManyDesc     = describe("portico_refused_connections_total", "Connections of clients that were closed at once, because as many as may be were open.")
+	tooManyDesc     = describe("portico_refused_connections_total", "Connections of clients that were closed at once, because as many as may be were open, or the memory limit was all but used up.")
 	failedDesc      = describe("portico_failed_connections_total", "Connections of clients that ended before their first request, because of a PROXY protocol header or a TLS handshake that failed.", "stage")
 	degradedDesc    = describe("portico_degraded", "1 for a part that is waited for or degraded, such as an apiserver that does not answer; /readyz?verbose says why.", "check")
 )

@@ -76,6 +76,9 @@ type Options struct {
 	// listeners; 0: any. Those beyond are closed as soon as they are accepted:
 	// left in the queue of the socket, their clients would wait and not know why.
 	MaxConns int
+	// Full tells that there is no memory for further connections: they are closed
+	// likewise. May be nil.
+	Full func() bool
 	// Draining is closed when a drain begins; handlers finish what is in
 	// flight and end their connections. Nil: made by New.
 	Draining chan struct{}
@@ -115,6 +118,9 @@ func New(opts Options) *Server {
 	}
 	if opts.Draining == nil {
 		opts.Draining = make(chan struct{})
+	}
+	if opts.Full == nil {
+		opts.Full = func() bool { return false }
 	}
 	return &Server{opts: opts, conns: map[net.Conn]struct{}{}, cut: func() {}, idle: make(chan struct{})}
 }
@@ -289,7 +295,7 @@ func (s *Server) add(c net.Conn) bool {
 	if s.aborted {
 		return false
 	}
-	if s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns {
+	if s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns || s.opts.Full() {
 		s.refused++
 		return false
 	}
@@ -297,16 +303,19 @@ func (s *Server) add(c net.Conn) bool {
 	return true
 }
 
-// tellRefused has the log say, at most once a minute, that connections are refused.
+// tellRefused has the log say, at most once a minute, that connections are refused, and why.
 func (s *Server) tellRefused() {
 	s.mu.Lock()
 	refused, now := s.refused, time.Now()
-	tell := !s.aborted && now.Sub(s.told) >= time.Minute
+	tell, many := !s.aborted && now.Sub(s.told) >= time.Minute, len(s.conns) >= s.opts.MaxConns
 	if tell {
 		s.told = now
 	}
 	s.mu.Unlock()
-	if tell {
+	switch {
+	case tell && !many:
+		s.opts.Log.Error(nil, "refusing connections: the memory limit (GOMEMLIMIT) is all but used up; raise it, or run more replicas", "refused", refused)
+	case tell:
 		s.opts.Log.Error(nil, "refusing connections: as many are open as --max-connections allows; raise it, and the limit of file descriptors with it, or run more replicas",
 			"limit", s.opts.MaxConns, "refused", refused)
 	}
@@ -324,7 +333,7 @@ func (s *Server) remove(c net.Conn) {
 type Stats struct {
 	Open    int   // now
 	Limit   int   // Options.MaxConns
-	Refused int64 // so far, because as many as Limit were open
+	Refused int64 // so far, because as many as Limit were open, or memory was used up
 	// FailedHeaders and FailedHandshakes are those that ended, so far, because the
 	// PROXY protocol header was not there or not right, or the TLS handshake failed.
 	FailedHeaders, FailedHandshakes int64

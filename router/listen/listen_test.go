@@ -326,6 +326,31 @@ func TestMaxConnsIsTold(t *testing.T) {
 	}
 }
 
+// TestFull: where memory has run out a new connection is closed at once, and told of.
+func TestFull(t *testing.T) {
+	var full atomic.Bool
+	told := make(chan string, 10)
+	s := start(t, Options{Full: full.Load, Log: funcr.New(func(_, line string) { told <- line }, funcr.Options{})})
+	c, r := dial(t, s)
+	ask(t, c, r, "hold")
+	full.Store(true)
+	_, refused := dial(t, s)
+	if _, err := refused.ReadByte(); err != io.EOF {
+		t.Error(err)
+	}
+	if line := <-told; !strings.Contains(line, "GOMEMLIMIT") {
+		t.Errorf("no way out in %s", line)
+	}
+	if got := ask(t, c, r, "still here"); !strings.HasSuffix(got, "still here") {
+		t.Errorf("a connection that is there: %q", got)
+	}
+	full.Store(false)
+	c, r = dial(t, s)
+	if got := ask(t, c, r, "hello"); !strings.HasSuffix(got, "hello") {
+		t.Errorf("a connection when there is memory again: %q", got)
+	}
+}
+
 // drainNow ends the server and cuts what is open.
 func drainNow(s *running) (cut int) {
 	ctx, cancel := context.WithCancel(context.Background())

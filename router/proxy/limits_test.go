@@ -67,12 +67,15 @@ func TestMemoryGuard(t *testing.T) {
 	var used int64
 	g := &MemoryGuard{limit: 1000, percent: 90, used: func() int64 { return used }}
 	for _, step := range []struct {
-		used int64
-		over bool
-	}{{100, false}, {899, false}, {900, true}, {850, true}, {815, true}, {809, false}, {899, false}, {900, true}} {
+		used       int64
+		over, full bool
+	}{
+		{100, false, false}, {899, false, false}, {900, true, false}, {850, true, false}, {815, true, false}, {809, false, false},
+		{899, false, false}, {900, true, false}, {969, true, true}, {815, true, true}, {809, false, false}, {1200, true, true},
+	} {
 		used = step.used
-		if g.look(); g.Overloaded() != step.over {
-			t.Errorf("%d of 1000: %t", step.used, g.Overloaded())
+		if g.look(); g.Overloaded() != step.over || g.Full() != step.full {
+			t.Errorf("%d of 1000: %t, %t", step.used, g.Overloaded(), g.Full())
 		}
 	}
 	if n := memoryInUse(); n <= 0 || n > 1<<36 {

@@ -21,6 +21,7 @@ type MemoryGuard struct {
 	percent int          // const
 	used    func() int64 // const
 	over    atomic.Bool  // the last answer
+	full    atomic.Bool  // likewise
 }
 
 // NewMemoryGuard returns a guard that reports an overload from percent of the
@@ -35,6 +36,10 @@ func NewMemoryGuard(percent int) *MemoryGuard {
 
 // Overloaded reports whether requests are to be shed.
 func (g *MemoryGuard) Overloaded() bool { return g.over.Load() }
+
+// Full reports whether not even connections are to be taken any more: of the memory
+// that shedding leaves, less than a third is free.
+func (g *MemoryGuard) Full() bool { return g.full.Load() }
 
 // Start watches until ctx ends.
 func (g *MemoryGuard) Start(ctx context.Context) error {
@@ -54,14 +59,16 @@ func (g *MemoryGuard) Start(ctx context.Context) error {
 	}
 }
 
-// look compares. What was too much must fall by a tenth, so that the answer does
-// not flutter.
+// look compares. What was too much must fall by some, so that the answers do not
+// flutter.
 func (g *MemoryGuard) look() {
-	threshold := g.limit / 100 * int64(g.percent)
+	used, shed := g.used(), g.limit/100*int64(g.percent)
 	if g.over.Load() {
-		threshold -= threshold / 10
+		shed -= shed / 10
 	}
-	g.over.Store(g.used() >= threshold)
+	g.over.Store(used >= shed)
+	full := g.limit - (g.limit-shed)*3/10
+	g.full.Store(used >= full || g.full.Load() && used >= shed)
 }
 
 // memoryInUse is what the runtime holds less free and dead heap.

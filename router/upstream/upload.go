@@ -107,8 +107,8 @@ func (u *upload) splice(left int64) (int64, bool) {
 // drain is send of what is in a pipe.
 func (u *upload) drain(p *splice.Pipe, dst *net.TCPConn) bool {
 	timeouts := &u.resp.conn.registry().opts.Timeouts
-	dst.SetWriteDeadline(time.Now().Add(timeouts.Stall))
 	for p.Held() > 0 && u.writeErr == nil {
+		dst.SetWriteDeadline(time.Now().Add(timeouts.Stall)) // a pipe holds more than a slow backend takes in that time
 		_, u.writeErr = p.Drain(dst)
 	}
 	dst.SetReadDeadline(time.Now().Add(timeouts.Head))

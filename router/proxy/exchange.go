@@ -91,11 +91,20 @@ type fault struct {
 // the log and nowhere else.
 func refused(info *view.Conn, proto, method, host, target string) view.Request {
 	path, _, _ := strings.Cut(target, "?")
-	r := view.Request{Proto: proto, Conn: info, Client: info.Peer.Addr().Unmap(), ID: newID(), Method: method, Host: host, Path: path, Scheme: "http"}
+	r := view.Request{Proto: proto, Conn: info, Client: info.Peer.Addr().Unmap(), ID: newID(), Method: method, Host: userless(host), Path: userless(path), Scheme: "http"}
 	if info.TLS != nil {
 		r.Scheme = "https"
 	}
 	return r
+}
+
+// userless is a host, or a target without its query, without the user and password
+// that a URL may have there (RFC 3986 §3.2.1): logs have no credentials.
+func userless(s string) string {
+	if strings.HasPrefix(s, "/") {
+		return s
+	}
+	return s[strings.LastIndexByte(s, '@')+1:]
 }
 
 // clientGone is the reason where a client has not waited for the end of its response.
@@ -164,7 +173,7 @@ func (e *Engine) report(x *exchange) {
 func (e *Engine) prepare(x *exchange) *fault {
 	r := &x.req
 	e.identify(x)
-	r.Path, r.Host = x.path, r.Authority // for the log, as they were sent, should they be refused
+	r.Path, r.Host = x.path, userless(r.Authority) // for the log, as they were sent, should they be refused
 	switch {
 	case router.RefusesMethod(r.Method):
 		return &fault{status: 405, reason: "method", detail: r.Method + " is not served here",

@@ -31,6 +31,8 @@ func TestRefusedHeadOnRecord(t *testing.T) {
 		"over TLS":         {func() *client { return g.dialTLS("", "http/1.1") }, both, known{"POST", "h.example", "/a", "https", "length_and_coding"}},
 		"whole":            {g.dial, large, known{"", "", "", "http", "head_too_large"}},
 		"two hosts":        {g.dial, "GET /c HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", known{"GET", "", "/c", "http", "host_count"}},
+		"a password":       {g.dial, strings.Replace(both, "/a", "http://me:hunter2@h.example/a", 1), known{"POST", "h.example", "h.example/a", "http", "length_and_coding"}},
+		"one in Host":      {g.dial, "GET /d@e HTTP/1.1\r\nHost: me:hunter2@h\r\n\r\n", known{"GET", "h", "/d@e", "http", "bad_host"}},
 	} {
 		c := tc.dial()
 		c.do(canary)

@@ -179,8 +179,7 @@ func move(dst, src *net.TCPConn, n int64, readStall, writeStall time.Duration) (
 			return moved, err, nil
 		}
 		for p.Held() > 0 {
-			dst.SetWriteDeadline(time.Now().Add(writeStall))
-			k, err := p.Drain(dst)
+			k, err := drain(p, dst, writeStall)
 			if moved += int64(k); err != nil {
 				giveUp(dst)
 				return moved, nil, err
@@ -188,6 +187,24 @@ func move(dst, src *net.TCPConn, n int64, readStall, writeStall time.Duration) (
 		}
 	}
 	return moved, nil, nil
+}
+
+// drain gives a client what a pipe holds, as much as it takes at once; some of it
+// within stall.
+func drain(p *splice.Pipe, dst *net.TCPConn, stall time.Duration) (int, error) {
+	dst.SetWriteDeadline(time.Now().Add(stall))
+	n, err := p.Drain(dst)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	// The kernel tells of room only once a third of its buffer is free. What has room
+	// now is what the client has taken.
+	dst.SetWriteDeadline(time.Now().Add(noWait))
+	n, err = p.Drain(dst)
+	if err == nil && p.Held() > 0 && tooSlow(n, stall) {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
 }
 
 // cut ends a response that the backend did not bring to its end. It must not

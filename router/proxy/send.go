@@ -30,6 +30,9 @@ func (l *stallLimit) arm(nc net.Conn, stall time.Duration) {
 // with it, for days.
 const minWriteRate = 240
 
+// tooSlow reports whether n bytes are less than a client must take within stall.
+func tooSlow(n int, stall time.Duration) bool { return float64(n) < minWriteRate*stall.Seconds() }
+
 // sendAll writes all of p to a client that takes some of it within stall, and
 // some more, and so on. A TLS connection is lost with the first write that
 // times out, so it gets one record at a time.
@@ -55,7 +58,7 @@ func sendAll(nc net.Conn, p []byte, stall time.Duration, limit *stallLimit, secu
 			limit.until = time.Time{}
 			nc.SetWriteDeadline(time.Now().Add(noWait))
 			n, err := nc.Write(p)
-			if p = p[n:]; err != nil && float64(n) < minWriteRate*stall.Seconds() {
+			if p = p[n:]; err != nil && tooSlow(n, stall) {
 				giveUp(nc)
 				return err
 			}

@@ -120,3 +120,29 @@ func TestLargeBodyNotTaken(t *testing.T) {
 	}
 	g.checkCanary()
 }
+
+// TestSpliceToASlowClient: a client that goes on taking what is sent to it gets all of
+// it, be it slower than the kernel's buffer empties enough to be filled again.
+func TestSpliceToASlowClient(t *testing.T) {
+	const stall, size = 300 * time.Millisecond, 6 << 20
+	g := newRig(t, func(c *backend.Conn) {
+		if _, err := c.Head(); err == nil {
+			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + pattern(size))
+			c.Wait()
+		}
+	}, func(o *Options) { o.Timeouts.WriteStall = stall })
+	c := g.dial()
+	c.send(get)
+	resp := c.response("GET")
+	slow := time.NewTicker(stall / 10)
+	defer slow.Stop()
+	for range 40 {
+		<-slow.C
+		if _, err := io.CopyN(io.Discard, resp.Body, 16<<10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); n != size-40*16<<10 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}

@@ -307,7 +307,7 @@ func (s *Server) add(c net.Conn) bool {
 func (s *Server) tellRefused() {
 	s.mu.Lock()
 	refused, now := s.refused, time.Now()
-	tell, many := !s.aborted && now.Sub(s.told) >= time.Minute, len(s.conns) >= s.opts.MaxConns
+	tell, many := !s.aborted && now.Sub(s.told) >= time.Minute, s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns
 	if tell {
 		s.told = now
 	}

@@ -1,7 +1,9 @@
 package listen
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -43,7 +45,25 @@ func (f *farewell) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	f.release()
-	return f.Conn.Write(p)
+	n, err := f.Conn.Write(p)
+	if n < len(p) && errors.Is(err, os.ErrDeadlineExceeded) {
+		return f.lookAgain(p, n)
+	}
+	return n, err
+}
+
+// noWait is enough for a write that does not wait.
+const noWait = 10 * time.Millisecond
+
+// lookAgain writes the rest of p if there is room for it by now. The kernel tells of room
+// only when a third of its buffer is free, and who takes bytes slowly would lose the
+// connection, as TLS does with the first write that fails. mu is held.
+func (f *farewell) lookAgain(p []byte, n int) (int, error) {
+	if err := f.SetWriteDeadline(time.Now().Add(noWait)); err != nil {
+		return n, err
+	}
+	more, err := f.Conn.Write(p[n:])
+	return n + more, err
 }
 
 // Release sends what is held back. An error is the connection's end, which is near

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -110,4 +111,36 @@ func TestFarewellIsCut(t *testing.T) {
 	}
 	defer c.Close()
 	<-h.done
+}
+
+// slowTaker takes half of what is written until its deadline, and room more when it is
+// asked once more.
+type slowTaker struct {
+	net.Conn
+	room   int
+	writes int
+}
+
+func (*slowTaker) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *slowTaker) Write(p []byte) (int, error) {
+	n := len(p) / 2
+	if c.writes++; c.writes > 1 {
+		n = min(c.room, len(p))
+	}
+	if n == len(p) {
+		return n, nil
+	}
+	return n, os.ErrDeadlineExceeded
+}
+
+// TestSlowTaker: a write that was too slow to be noticed is none that has failed.
+func TestSlowTaker(t *testing.T) {
+	record := make([]byte, 16<<10)
+	for room, want := range map[int]int{0: 8 << 10, 1000: 8<<10 + 1000, 8 << 10: 16 << 10} {
+		n, err := (&farewell{Conn: &slowTaker{room: room}}).Write(record)
+		if n != want || (err == nil) != (n == len(record)) {
+			t.Errorf("with room for %d: %d, %v", room, n, err)
+		}
+	}
 }

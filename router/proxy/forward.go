@@ -77,13 +77,17 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Bare implements upstream.Source.
+func (b *countedBody) Bare() bool {
+	src, ok := b.Body.(upstream.Source)
+	return ok && src.Bare()
+}
+
 // Fill implements upstream.Source.
-func (b *countedBody) Fill(p *splice.Pipe) (n int, ok bool, err error) {
-	if src, is := b.Body.(upstream.Source); is {
-		n, ok, err = src.Fill(p)
-		*b.n += int64(n)
-	}
-	return n, ok, err
+func (b *countedBody) Fill(p *splice.Pipe) (int, error) {
+	n, err := b.Body.(upstream.Source).Fill(p)
+	*b.n += int64(n)
+	return n, err
 }
 
 // relay passes the response on as it arrives: whatever one read returns is

@@ -92,16 +92,19 @@ func (b *h1Body) note(err error) {
 	}
 }
 
-// Fill implements upstream.Source, for a body with a length in plaintext of which
-// nothing has been read ahead.
-func (c *h1Conn) Fill(p *splice.Pipe) (n int, ok bool, err error) {
+// Bare implements upstream.Source: a body with a length in plaintext, of which nothing
+// has been read ahead.
+func (c *h1Conn) Bare() bool {
+	_, plain := c.nc.(*tcp.Conn)
 	b := &c.body
-	src, plain := c.nc.(*tcp.Conn)
-	if !plain || b.framing != wire.Length || b.ended || b.err != nil || c.r < c.w {
-		return 0, false, nil
-	}
+	return plain && b.framing == wire.Length && !b.ended && b.err == nil && c.r == c.w
+}
+
+// Fill implements upstream.Source.
+func (c *h1Conn) Fill(p *splice.Pipe) (n int, err error) {
+	b := &c.body
 	if err = b.patience(); err == nil {
-		n, err = p.Fill(src.TCPConn, b.left)
+		n, err = p.Fill(socketOf(c.nc), b.left)
 		b.pace.got(n, time.Now())
 		if b.left -= int64(n); b.left == 0 {
 			err = io.EOF
@@ -110,7 +113,7 @@ func (c *h1Conn) Fill(p *splice.Pipe) (n int, ok bool, err error) {
 		}
 	}
 	b.note(err)
-	return n, true, err
+	return n, err
 }
 
 func (b *h1Body) readLength(p []byte) (n int, err error) {

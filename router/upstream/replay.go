@@ -51,15 +51,17 @@ func (b *replay) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Fill implements Source, once nothing more is kept.
-func (b *replay) Fill(p *splice.Pipe) (n int, ok bool, err error) {
-	src, is := b.Body.(Source)
-	if !is || b.ended || b.next < len(b.kept) || !b.spilt {
-		return 0, false, nil
-	}
-	n, ok, err = src.Fill(p)
+// Bare implements Source: once nothing more is kept.
+func (b *replay) Bare() bool {
+	src, ok := b.Body.(Source)
+	return ok && b.spilt && b.next == len(b.kept) && !b.ended && src.Bare()
+}
+
+// Fill implements Source.
+func (b *replay) Fill(p *splice.Pipe) (int, error) {
+	n, err := b.Body.(Source).Fill(p)
 	b.ended = err == io.EOF
-	return n, ok, err
+	return n, err
 }
 
 // keep has the body kept, for a request that may be sent again. Of others nothing

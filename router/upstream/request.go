@@ -74,9 +74,10 @@ type Body interface {
 // Source is a Body that may come straight from a socket.
 type Source interface {
 	Body
-	// Fill is Read into an empty pipe, of what is there at once. False: it cannot
-	// be done now, but Read can.
-	Fill(p *splice.Pipe) (n int, ok bool, err error)
+	// Bare reports whether what comes next is on the socket as it is.
+	Bare() bool
+	// Fill is Read into an empty pipe, while Bare.
+	Fill(p *splice.Pipe) (int, error)
 }
 
 // idempotent are the methods of RFC 9110 §9.2.2.

@@ -77,7 +77,7 @@ func (u *upload) copyLength(p []byte) {
 func (u *upload) splice(left int64) (int64, bool) {
 	dst, plain := u.resp.conn.nc.(*net.TCPConn)
 	body, can := u.resp.req.Body.(Source)
-	if !plain || !can || left < splice.From {
+	if !plain || !can || left < splice.From || !body.Bare() {
 		return left, true
 	}
 	p := splice.Borrow()
@@ -87,10 +87,7 @@ func (u *upload) splice(left int64) (int64, bool) {
 	defer p.GiveBack()
 	for left > 0 {
 		u.lift()
-		n, ok, err := body.Fill(p)
-		if !ok {
-			break
-		}
+		n, err := body.Fill(p)
 		left -= int64(n)
 		u.taken.Store(left == 0)
 		if !u.drain(p, dst) {

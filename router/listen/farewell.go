@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/portico-ingress/portico/router/tcp"
 )
 
 // holdMost is what is held back at most; more is better sent at once.
@@ -52,14 +54,11 @@ func (f *farewell) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// noWait is enough for a write that does not wait.
-const noWait = 10 * time.Millisecond
-
 // lookAgain writes the rest of p if there is room for it by now. The kernel tells of room
 // only when a third of its buffer is free, and who takes bytes slowly would lose the
 // connection, as TLS does with the first write that fails. mu is held.
 func (f *farewell) lookAgain(p []byte, n int) (int, error) {
-	if err := f.SetWriteDeadline(time.Now().Add(noWait)); err != nil {
+	if err := f.SetWriteDeadline(time.Now().Add(tcp.NoWait)); err != nil {
 		return n, err
 	}
 	more, err := f.Conn.Write(p[n:])

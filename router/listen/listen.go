@@ -16,8 +16,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/sys/unix"
-
+	"github.com/portico-ingress/portico/router/tcp"
 	"github.com/portico-ingress/portico/router/view"
 )
 
@@ -191,20 +190,9 @@ func callAgain(ln net.Listener) bool {
 }
 
 // waited reports whether there are connections in the queue of the socket.
-func waited(ln net.Listener) (any bool) {
-	sc, ok := ln.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	err = raw.Control(func(fd uintptr) {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		any = err == nil && n > 0
-	})
-	return any && err == nil
+func waited(ln net.Listener) bool {
+	socket, ok := ln.(syscall.Conn)
+	return ok && tcp.Readable(socket)
 }
 
 // rest notes that a drain is over, if it is. mu is held.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/portico-ingress/portico/router"
 	"github.com/portico-ingress/portico/router/splice"
+	"github.com/portico-ingress/portico/router/tcp"
 	"github.com/portico-ingress/portico/router/upstream"
 	"github.com/portico-ingress/portico/router/view"
 	"github.com/portico-ingress/portico/router/wire"
@@ -203,7 +204,7 @@ func drain(p *splice.Pipe, dst *net.TCPConn, stall time.Duration) (int, error) {
 	}
 	// The kernel tells of room only once a third of its buffer is free. What has room
 	// now is what the client has taken.
-	dst.SetWriteDeadline(time.Now().Add(noWait))
+	dst.SetWriteDeadline(time.Now().Add(tcp.NoWait))
 	n, err = p.Drain(dst)
 	if err == nil && p.Held() > 0 && tooSlow(n, stall) {
 		err = os.ErrDeadlineExceeded

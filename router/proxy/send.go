@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/portico-ingress/portico/router/tcp"
 )
 
 // stallLimit is the write deadline of a connection. It is set with an eighth on
@@ -56,7 +58,7 @@ func sendAll(nc net.Conn, p []byte, stall time.Duration, limit *stallLimit, secu
 			// What it took in the beginning may have filled the kernel's buffer: what
 			// has room there now is what the client has taken since.
 			limit.until = time.Time{}
-			nc.SetWriteDeadline(time.Now().Add(noWait))
+			nc.SetWriteDeadline(time.Now().Add(tcp.NoWait))
 			n, err := nc.Write(p)
 			if p = p[n:]; err != nil && tooSlow(n, stall) {
 				giveUp(nc)
@@ -74,6 +76,3 @@ func giveUp(nc net.Conn) {
 		tcp.SetLinger(0)
 	}
 }
-
-// noWait is enough for a write that does not wait.
-const noWait = 10 * time.Millisecond

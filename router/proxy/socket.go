@@ -6,8 +6,6 @@ import (
 	"net"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/portico-ingress/portico/router/tcp"
 )
 
@@ -32,20 +30,9 @@ const lookWait = time.Second
 
 // readable reports whether there is something on the socket that nobody has read yet,
 // be it its end.
-func readable(nc net.Conn) (yes bool) {
-	tcp := socketOf(nc)
-	if tcp == nil {
-		return false
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return false
-	}
-	err = raw.Control(func(fd uintptr) {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		yes = n > 0 && err == nil
-	})
-	return yes && err == nil
+func readable(nc net.Conn) bool {
+	tc := socketOf(nc)
+	return tc != nil && tcp.Readable(tc)
 }
 
 // farewell is the connection below TLS where it can hold the last bytes back, so that
